@@ -1,0 +1,51 @@
+# Everything comes from Debian 12 packages; launch/packages.txt lists them. Each find says which package is missing.
+
+function(yard_require found package)
+  if(NOT ${found})
+    message(FATAL_ERROR "Switchyard needs ${package}: install the packages of launch/packages.txt, or run ./launch/quickstart")
+  endif()
+endfunction()
+
+find_package(Threads REQUIRED)
+find_package(OpenMP QUIET COMPONENTS CXX)
+yard_require(OpenMP_CXX_FOUND "a compiler with OpenMP (g++)")
+find_package(MPI QUIET COMPONENTS CXX)
+yard_require(MPI_CXX_FOUND "Open MPI (libopenmpi-dev openmpi-bin)")
+find_package(Protobuf 3.21 QUIET)
+yard_require(Protobuf_FOUND "Protocol Buffers 3.21 or newer (libprotobuf-dev protobuf-compiler)")
+find_package(Boost 1.74 QUIET COMPONENTS program_options)
+yard_require(Boost_FOUND "Boost.Program_options 1.74 or newer (libboost-program-options-dev)")
+find_package(fmt 9 QUIET)
+yard_require(fmt_FOUND "fmt 9 or newer (libfmt-dev)")
+find_package(spdlog 1.10 QUIET)
+yard_require(spdlog_FOUND "spdlog 1.10 or newer (libspdlog-dev)")
+find_package(nlohmann_json 3.11 QUIET)
+yard_require(nlohmann_json_FOUND "nlohmann-json 3.11 or newer (nlohmann-json3-dev)")
+# Not find_package(dnnl): Debian's package file asks for OpenCL headers, which the CPU engine does not need.
+find_path(DNNL_INCLUDE NAMES dnnl.hpp)
+find_library(DNNL_LIBRARY NAMES dnnl)
+set(DNNL_FOUND FALSE)
+if(DNNL_INCLUDE AND DNNL_LIBRARY)
+  file(STRINGS ${DNNL_INCLUDE}/oneapi/dnnl/dnnl_version.h dnnl_lines REGEX "define DNNL_VERSION_(MAJOR|MINOR) ")
+  string(REGEX REPLACE ".*MAJOR ([0-9]+).*MINOR ([0-9]+).*" "\\1.\\2" DNNL_VERSION "${dnnl_lines}")
+  if(DNNL_VERSION VERSION_GREATER_EQUAL 2.6)
+    set(DNNL_FOUND TRUE)
+    add_library(DNNL::dnnl UNKNOWN IMPORTED)
+    set_target_properties(DNNL::dnnl PROPERTIES IMPORTED_LOCATION ${DNNL_LIBRARY} INTERFACE_INCLUDE_DIRECTORIES ${DNNL_INCLUDE})
+  endif()
+endif()
+yard_require(DNNL_FOUND "oneDNN 2.6 or newer (libdnnl-dev)")
+
+# The CUDA backend is chosen by the preset 'cuda'; without it no .cu file is compiled and no stub is needed.
+set(YARD_CUDA_CONSTANT false)
+
+find_package(Git QUIET)
+set(YARD_COMMIT unknown)
+if(GIT_FOUND)
+  execute_process(COMMAND ${GIT_EXECUTABLE} describe --always --abbrev=10 --dirty=+changes --exclude=*
+                  WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR} OUTPUT_VARIABLE YARD_COMMIT_FOUND
+                  OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE YARD_GIT_RESULT)
+  if(YARD_GIT_RESULT EQUAL 0)
+    set(YARD_COMMIT ${YARD_COMMIT_FOUND})
+  endif()
+endif()

@@ -1,0 +1,31 @@
+# What every target is built with, and the two functions that make libraries and tests out of folders.
+
+add_library(yard_options INTERFACE)
+target_compile_features(yard_options INTERFACE cxx_std_20)
+target_include_directories(yard_options INTERFACE ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR})
+target_compile_options(yard_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough)
+if(YARD_WERROR)
+  target_compile_options(yard_options INTERFACE -Werror)
+endif()
+# Kernels are written as plain loops: let the compiler use the widest vectors of the machine it builds on. Sums are reordered only where a
+# loop says so (omp simd reduction), so that results do not depend on how a compiler feels about a loop.
+option(YARD_NATIVE "Build for the processor of this machine (-march=native)" ON)
+if(YARD_NATIVE)
+  target_compile_options(yard_options INTERFACE -march=native)
+endif()
+target_compile_options(yard_options INTERFACE $<$<CONFIG:Release>:-O3> -fno-math-errno -fno-trapping-math)
+if(YARD_SANITIZE)
+  target_compile_options(yard_options INTERFACE -fsanitize=${YARD_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(yard_options INTERFACE -fsanitize=${YARD_SANITIZE})
+endif()
+target_link_libraries(yard_options INTERFACE OpenMP::OpenMP_CXX Threads::Threads)
+
+configure_file(${PROJECT_SOURCE_DIR}/core/build_config.h.in ${PROJECT_BINARY_DIR}/core/build_config.h @ONLY)
+
+# yard_library(name): every .cc below the current folder.
+function(yard_library name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  add_library(${name} STATIC ${sources})
+  target_link_libraries(${name} PUBLIC yard_options ${ARGN})
+endfunction()

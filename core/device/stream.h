@@ -1,0 +1,40 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+
+#include "core/device/buffer.h"
+#include "core/device/device.h"
+
+namespace yard {
+
+/// A point in the work of a stream.
+class Event {
+ public:
+  Event() = default;
+  explicit Event(std::chrono::steady_clock::time_point reached) : reached_(reached) {}
+  void wait() const {}
+  bool done() const { return true; }
+  /// Device time between two recorded events, seconds.
+  double seconds_since(const Event& earlier) const { return std::chrono::duration<double>(reached_ - earlier.reached_).count(); }
+
+ private:
+  std::chrono::steady_clock::time_point reached_;
+};
+
+/// A sequence of computations on one device, and the memory they take. The CPU's stream runs its work at once.
+class Stream {
+ public:
+  explicit Stream(Device device);
+  Device device() const noexcept { return device_; }
+  void synchronize() {}
+  Event record() { return Event(std::chrono::steady_clock::now()); }
+  void wait(const Event& event) { event.wait(); }
+  const std::shared_ptr<Allocator>& allocator() const noexcept { return allocator_; }
+
+ private:
+  Device device_;
+  std::shared_ptr<Allocator> allocator_;
+};
+
+}  // namespace yard

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <functional>
+#include <span>
+
+#include "core/tensor/tensor.h"
+
+namespace yard::ops {
+
+/// Matrix products by groups of rows: rows [0, r0) of x meet matrix 0, the next r1 rows matrix 1, and so on; a dense product is one group.
+/// A group may have no rows. Accumulation is f32; results are rounded once, where they are stored.
+///
+/// What one row becomes does not depend on how many rows came along, on its place, or on the threads (design, section 7): weights are laid
+/// out once, every product goes through fixed tiles of rows, each worked by one thread, with the number of rows padded to a multiple of 16.
+
+/// Groups of weight matrices (out, in), laid out for products. Holds a copy of the values for the forward product, and the values
+/// themselves for the input gradient.
+class Weights {
+ public:
+  Weights() = default;
+  /// value: (groups * out, in), f32 or bf16; kept by reference. Lays out its copy; call again whenever the values have changed.
+  Weights(Stream&, const Tensor& value, Index groups);
+
+  Index groups() const noexcept { return groups_; }
+  Index in() const noexcept { return value_.cols(); }
+  Index out() const noexcept { return groups_ == 0 ? 0 : value_.rows() / groups_; }
+  DType dtype() const noexcept { return value_.dtype(); }
+  const Tensor& value() const noexcept { return value_; }
+  const Tensor& packed() const noexcept { return packed_; }
+  /// Bytes of the laid-out copy.
+  std::size_t packed_bytes() const noexcept { return packed_.defined() ? packed_.bytes() : 0; }
+
+ private:
+  Tensor value_;   // (groups * out, in)
+  Tensor packed_;  // the copy; its layout is the kernel's own
+  Index groups_ = 0;
+};
+
+/// y = x W_g^T.                                                    x: (N, in)  y: (N, out), dtype `out` (default x's)
+/// x has the weights' dtype; rows_per_group sums to N. `poll` is called now and then between products by the calling thread.
+Tensor matmul(Stream&, const Tensor& x, const Weights&, std::span<const Index> rows_per_group, DType out,
+              const std::function<void()>& poll = {});
+Tensor matmul(Stream&, const Tensor& x, const Weights&);
+/// dx = dy W_g.                                                    dy: (N, out)  dx: (N, in), dtype `out`
+Tensor matmul_backward_input(Stream&, const Tensor& dy, const Weights&, std::span<const Index> rows_per_group, DType out,
+                             const std::function<void()>& poll = {});
+Tensor matmul_backward_input(Stream&, const Tensor& dy, const Weights&);
+/// dweight_g += dy_g^T x_g.                                        dy: (N, out)  x: (N, in)  dweight: (groups * out, in) f32
+/// The order of summation over a group's rows is fixed; a group without rows adds nothing.
+void matmul_backward_weight(Stream&, const Tensor& dy, const Tensor& x, std::span<const Index> rows_per_group, const Tensor& dweight,
+                            const std::function<void()>& poll = {});
+
+namespace kernels {
+void pack(Cpu, Stream&, const Tensor& value, Index groups, Tensor& packed);
+void matmul(Cpu, Stream&, const Tensor& x, const Weights&, std::span<const Index> rows, const Tensor& y, const std::function<void()>& poll);
+void matmul_backward_input(Cpu, Stream&, const Tensor& dy, const Weights&, std::span<const Index> rows, const Tensor& dx,
+                           const std::function<void()>& poll);
+void matmul_backward_weight(Cpu, Stream&, const Tensor& dy, const Tensor& x, std::span<const Index> rows, const Tensor& dweight,
+                            const std::function<void()>& poll);
+void pack(Cuda, Stream&, const Tensor& value, Index groups, Tensor& packed);
+void matmul(Cuda, Stream&, const Tensor& x, const Weights&, std::span<const Index> rows, const Tensor& y,
+            const std::function<void()>& poll);
+void matmul_backward_input(Cuda, Stream&, const Tensor& dy, const Weights&, std::span<const Index> rows, const Tensor& dx,
+                           const std::function<void()>& poll);
+void matmul_backward_weight(Cuda, Stream&, const Tensor& dy, const Tensor& x, std::span<const Index> rows, const Tensor& dweight,
+                            const std::function<void()>& poll);
+}  // namespace kernels
+
+}  // namespace yard::ops

@@ -1,0 +1,82 @@
+#include "core/tensor/tensor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <ostream>
+
+namespace yard {
+
+Shape::Shape(std::initializer_list<Index> extents) : Shape(std::span<const Index>(extents.begin(), extents.size())) {}
+
+Shape::Shape(std::span<const Index> extents) : rank_(static_cast<int>(extents.size())) {
+  check(extents.size() <= extents_.size(), "a tensor has at most ", extents_.size(), " axes, got ", extents.size());
+  std::copy(extents.begin(), extents.end(), extents_.begin());
+  for (const Index extent : extents) check(extent >= 0, "a tensor's extents are not negative, got ", text());
+}
+
+Index Shape::elements() const noexcept {
+  return std::accumulate(extents_.begin(), extents_.begin() + rank_, Index{1}, [](Index a, Index b) { return a * b; });
+}
+
+std::string Shape::text() const {
+  std::string result = "(";
+  for (int axis = 0; axis < rank_; ++axis) result += (axis == 0 ? "" : ", ") + std::to_string((*this)[axis]);
+  return result + ")";
+}
+
+std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.text(); }
+
+Tensor::Tensor(Stream& stream, Shape shape, DType dtype) : shape_(shape), dtype_(dtype), device_(stream.device()) {
+  auto buffer = std::make_shared<Buffer>(stream.allocator(), static_cast<std::size_t>(shape.elements()) * size_of(dtype));
+  base_ = buffer->data();
+  storage_ = std::move(buffer);
+}
+
+Tensor Tensor::zeros(Stream& stream, Shape shape, DType dtype) {
+  Tensor result(stream, shape, dtype);
+  if (result.bytes() > 0) std::memset(result.raw(), 0, result.bytes());
+  return result;
+}
+
+Tensor Tensor::reshaped(Shape shape) const {
+  check(shape.elements() == elements(), "cannot view ", shape_.text(), " as ", shape.text());
+  Tensor result = *this;
+  result.shape_ = shape;
+  return result;
+}
+
+Tensor Tensor::row_range(Index first, Index count) const {
+  check(first >= 0 && count >= 0 && first + count <= length(), "rows [", first, ", ", first + count, ") are outside of ", shape_.text());
+  std::array<Index, 4> extents{};
+  for (int axis = 0; axis < shape_.rank(); ++axis) extents[static_cast<std::size_t>(axis)] = shape_[axis];
+  extents[0] = count;
+  const Index width = length() == 0 ? 0 : elements() / length();
+  return flat_range(first * width, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(shape_.rank()))));
+}
+
+Tensor Tensor::flat_range(Index first, Shape shape) const {
+  check(first >= 0 && first + shape.elements() <= elements(), "elements [", first, ", ", first + shape.elements(), ") are outside of ",
+        shape_.text());
+  Tensor result = *this;
+  result.shape_ = shape;
+  result.offset_ += static_cast<std::size_t>(first) * size_of(dtype_);
+  return result;
+}
+
+Tensor Tensor::to(Stream& stream, Device device) const {
+  check(device == device_, "this build copies tensors between devices only with the CUDA backend");
+  return clone(stream);
+}
+
+Tensor Tensor::clone(Stream& stream) const {
+  Tensor result(stream, shape_, dtype_);
+  if (bytes() > 0) std::memcpy(result.raw(), raw(), bytes());
+  return result;
+}
+
+void Tensor::require(DType wanted) const {
+  check(wanted == dtype_, "the values of a tensor of ", name_of(dtype_), " were asked for as ", name_of(wanted));
+}
+
+}  // namespace yard
