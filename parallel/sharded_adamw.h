@@ -33,6 +33,8 @@ class ShardedAdamW {
   void step(Context&, const AdamWStep&);
 
   std::vector<Share>& shares() noexcept { return shares_; }
+  /// Where the share of buffer b starts in it.
+  Index first(std::size_t buffer) const { return gradients_.first(buffer); }
   /// After masters were set from outside: writes them into the values, and gathers.
   void publish(Context&);
 
