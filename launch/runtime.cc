@@ -29,9 +29,7 @@ int run_on_ranks(int argc, char** argv, const std::function<void(RankRuntime&)>&
   FlightRecorder recorder;
   std::optional<MpiRuntime> mpi;
   if (MpiRuntime::launched()) mpi.emplace(argc, argv, recorder);
-  RankRuntime runtime{recorder, mpi ? mpi->world() : make_self(recorder), nullptr, {}};
-  runtime.rank_ = runtime.world->rank();
-  runtime.size_ = runtime.world->size();
+  RankRuntime runtime(recorder, mpi ? mpi->world() : make_self(recorder));
   runtime.abort = [&mpi] {
     if (mpi) mpi->abort(1);
   };
@@ -45,20 +43,20 @@ int run_on_ranks(int argc, char** argv, const std::function<void(RankRuntime&)>&
     if (error.speaks()) print_error(error);
     return error.exit_code();
   } catch (const std::exception& error) {
-    if (mpi && runtime.size() > 1) report_and_abort(*mpi, runtime.rank(), error);
+    if (mpi && runtime.size > 1) report_and_abort(*mpi, runtime.rank, error);
     print_error(error);
     return exit_code_of(error);
   }
 }
 
 void start_watchdog(RankRuntime& runtime, double seconds, const std::string& folder) {
-  if (runtime.watchdog != nullptr || seconds <= 0 || runtime.size() == 1) {
+  if (runtime.watchdog != nullptr || seconds <= 0 || runtime.size == 1) {
     if (runtime.watchdog != nullptr && !folder.empty()) runtime.watchdog->set_folder(folder);
     return;
   }
   WatchdogOptions options;
-  options.rank = runtime.rank();
-  options.ranks = runtime.size();
+  options.rank = runtime.rank;
+  options.ranks = runtime.size;
   options.seconds = seconds;
   options.folder = folder;
   options.abort = runtime.abort;
@@ -72,12 +70,12 @@ int choose_threads(RankRuntime& runtime, Index wanted) {
   constexpr Index kWords = sizeof allowed / sizeof(std::int64_t);
   Tensor mine(runtime.stream, {1, kWords}, DType::i64);
   std::memcpy(mine.raw(), &allowed, sizeof allowed);
-  const Tensor all(runtime.stream, {runtime.size(), kWords}, DType::i64);
+  const Tensor all(runtime.stream, {runtime.size, kWords}, DType::i64);
   runtime.world->all_gather(runtime.stream, runtime.profiler, {"setup.threads"}, mine, all).wait(runtime.stream);
   int sharing = 0;  // ranks of this node that may use the same processors
-  for (int rank = 0; rank < runtime.size(); ++rank) {
+  for (int rank = 0; rank < runtime.size; ++rank) {
     const auto nodes = runtime.world->nodes();
-    const bool here = nodes[static_cast<std::size_t>(rank)] == nodes[static_cast<std::size_t>(runtime.rank())];
+    const bool here = nodes[static_cast<std::size_t>(rank)] == nodes[static_cast<std::size_t>(runtime.rank)];
     const auto* theirs = static_cast<const char*>(all.row_range(rank, 1).raw());
     sharing += here && std::memcmp(theirs, &allowed, sizeof allowed) == 0 ? 1 : 0;
   }

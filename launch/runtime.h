@@ -16,16 +16,15 @@ namespace yard {
 
 /// What every command that runs on ranks stands on. Made once, passed by reference.
 struct RankRuntime {
+  RankRuntime(FlightRecorder& records, std::unique_ptr<Communicator> everyone)
+      : recorder(records), world(std::move(everyone)), rank(world->rank()), size(world->size()) {}
   FlightRecorder& recorder;
   std::unique_ptr<Communicator> world;  // until a mesh takes it
   std::unique_ptr<Watchdog> watchdog;   // empty until start_watchdog
   std::function<void()> abort;          // ends the whole job
   Stream stream{Device{}};
   Profiler profiler;
-
-  int rank() const noexcept { return rank_; }
-  int size() const noexcept { return size_; }
-  int rank_ = 0, size_ = 1;
+  const int rank, size;
 };
 
 /// Runs a command's body on this rank: over MPI when mpirun or srun started the process, else as a world of one. Returns the exit code.

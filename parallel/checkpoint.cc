@@ -92,7 +92,7 @@ json read_json(const fs::path& path) {
   std::ifstream file(path);
   check_input(file.good(), "cannot read ", path.string(), "; a checkpoint is a folder such as RUN/checkpoints/step-00000100");
   json value = json::parse(file, nullptr, false);
-  check_input(!value.is_discarded() && value.is_object(), path.string(), " is not a JSON object: the checkpoint is damaged");
+  check_input(!value.is_discarded() && value.is_object(), "", path.string(), " is not a JSON object: the checkpoint is damaged");
   return value;
 }
 
@@ -101,13 +101,13 @@ class ModelFiles {
  public:
   explicit ModelFiles(const fs::path& folder) : folder_(folder) {
     const json index = read_json(folder / "model.safetensors.index.json");
-    check_input(index.contains("weight_map") && index["weight_map"].is_object(), (folder / "model.safetensors.index.json").string(),
+    check_input(index.contains("weight_map") && index["weight_map"].is_object(), "", (folder / "model.safetensors.index.json").string(),
                 " has no weight_map");
     for (const auto& [name, file] : index["weight_map"].items()) where_[name] = file.get<std::string>();
   }
   void read(const std::string& name, const Tensor& out) {
     const auto found = where_.find(name);
-    check_input(found != where_.end(), folder_.string(), " has no tensor ", name, ": it was written by a model of another shape");
+    check_input(found != where_.end(), "", folder_.string(), " has no tensor ", name, ": it was written by a model of another shape");
     auto& reader = readers_[found->second];
     if (!reader) reader = std::make_unique<SafetensorsReader>((folder_ / found->second).string());
     const SafetensorsEntry& entry = reader->entry(name);
@@ -243,7 +243,7 @@ void load_model(Stream& stream, const std::string& folder, ParameterStore& store
 TrainingState load_state(const std::string& folder) {
   const json state = read_json(fs::path(folder) / "state.json");
   try {
-    check_input(state.at("format_version").get<int>() == kFormatVersion, folder, " has format version ", state.at("format_version").dump(),
+    check_input(state.at("format_version").get<int>() == kFormatVersion, "", folder, " has format version ", state.at("format_version").dump(),
                 "; this program reads ", kFormatVersion);
     for (const auto& [name, bytes] : state.at("files").items()) {
       std::error_code error;
@@ -254,7 +254,7 @@ TrainingState load_state(const std::string& folder) {
     return {state.at("step"), state.at("sequences_consumed"), state.at("tokens"), state.at("skipped_steps"),
             {state.at("mesh").at("expert"), state.at("mesh").at("data")}, state.at("precision")};
   } catch (const json::exception& error) {
-    fail_input(folder, "/state.json lacks a field or holds a wrong one: ", error.what());
+    fail_input("", folder, "/state.json lacks a field or holds a wrong one: ", error.what());
   }
 }
 
@@ -265,7 +265,7 @@ void load_optimizer(Stream& stream, const std::string& folder, Mesh& mesh, Shard
               " and ", mesh.shape().data, "; resume with the same mesh, or start from the weights with init.checkpoint");
   const SafetensorsReader reader((fs::path(folder) / optimizer_file(mesh.rank(), mesh.size())).string());
   for (const auto& [name, values] : optimizer_tensors(optimizer)) {
-    check_input(reader.has(name) && reader.entry(name).elements() == values.elements(), reader.path(), " does not fit this model: ", name,
+    check_input(reader.has(name) && reader.entry(name).elements() == values.elements(), "", reader.path(), " does not fit this model: ", name,
                 " should have ", values.elements(), " values");
     reader.read_into(name, 0, values);
   }

@@ -85,6 +85,14 @@ void add_router_report(Stream& stream, const Tensor& p, const Tensor& log_sum_ex
   dispatch(stream.device(), [&](auto on) { kernels::add_router_report(on, stream, p, log_sum_exp, ids, counts, length, choices, sums); });
 }
 
+void fold_router_report(Stream& stream, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences,
+                        bool by_sequence, const Tensor& into) {
+  check(sums.elements() == 3 + counts.elements() && into.elements() == 2, "a report of ", sums.shape(), " does not fit counts ", counts.shape());
+  dispatch(stream.device(), [&](auto on) {
+    kernels::fold_router_report(on, stream, sums, counts, choices, length, sequences, by_sequence, into);
+  });
+}
+
 Tensor jitter(Stream& stream, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key) {
   check(row_key.dtype() == DType::i64 && row_key.elements() == x.rows(), "jitter needs an i64 key for each of ", x.rows(), " rows");
   Tensor y(stream, x.shape());
@@ -286,6 +294,21 @@ void add_router_report(Cpu, Stream&, const Tensor& p, const Tensor& log_sum_exp,
   for (Index i = 0; i < sequences * (3 + experts); ++i) {
     sums.values<double>()[static_cast<std::size_t>(i % (3 + experts))] += partial[static_cast<std::size_t>(i)];
   }
+}
+
+void fold_router_report(Cpu, Stream&, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences,
+                        bool by_sequence, const Tensor& into) {
+  auto report = sums.values<double>();
+  const Index experts = counts.elements();
+  const double tokens = static_cast<double>(length) * static_cast<double>(sequences);
+  double balance = 0;
+  for (Index e = 0; e < experts; ++e) {
+    balance += static_cast<double>(counts.data<std::int64_t>()[e]) * report[static_cast<std::size_t>(3 + e)];
+  }
+  balance *= static_cast<double>(experts) / (static_cast<double>(choices) * tokens * tokens);
+  into.values<double>()[0] += by_sequence ? report[2] / static_cast<double>(sequences) : balance;
+  into.values<double>()[1] += report[1] / tokens;
+  std::fill(report.begin(), report.end(), 0.0);
 }
 
 void jitter(Cpu, Stream&, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key, const Tensor& y) {

@@ -39,6 +39,12 @@ Tensor count_by_sequence(Stream&, const Tensor& choice, Index length, Index expe
 void add_router_report(Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts, Index length,
                        Index choices, const Tensor& sums);
 
+/// Turns a micro-step's report into losses at coefficient 1 and clears it: into[0] += this rank's part of the balance loss, from the counts
+/// summed over ranks or, by sequence, from the report's own term; into[1] += its part of the z-loss. Parts of all ranks add up.
+///                                                               sums: (3 + E) f64  counts: (E) i64  into: (2) f64
+void fold_router_report(Stream&, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences, bool by_sequence,
+                        const Tensor& into);
+
 /// x times uniform noise in [1 - epsilon, 1 + epsilon); value (n, c) takes draw c of key_of(key, row_key[n]).    x: (N, C) f32
 Tensor jitter(Stream&, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key);
 
@@ -75,6 +81,8 @@ void sum_over_layers(Cpu, Stream&, const Tensor& counts, const Tensor& y);
 void count_by_sequence(Cpu, Stream&, const Tensor& choice, Index length, const Tensor& counts);
 void add_router_report(Cpu, Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts, Index length,
                        Index choices, const Tensor& sums);
+void fold_router_report(Cpu, Stream&, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences,
+                        bool by_sequence, const Tensor& into);
 void jitter(Cpu, Stream&, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key, const Tensor& y);
 void forced_choice(Cpu, Stream&, const Tensor& row_key, Index experts, float skew, std::uint64_t key, const Tensor& choice);
 void sigmoid(Cpu, Stream&, const Tensor& x, const Tensor& y);
@@ -98,6 +106,8 @@ void sum_over_layers(Cuda, Stream&, const Tensor& counts, const Tensor& y);
 void count_by_sequence(Cuda, Stream&, const Tensor& choice, Index length, const Tensor& counts);
 void add_router_report(Cuda, Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts, Index length,
                        Index choices, const Tensor& sums);
+void fold_router_report(Cuda, Stream&, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences,
+                        bool by_sequence, const Tensor& into);
 void jitter(Cuda, Stream&, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key, const Tensor& y);
 void forced_choice(Cuda, Stream&, const Tensor& row_key, Index experts, float skew, std::uint64_t key, const Tensor& choice);
 void sigmoid(Cuda, Stream&, const Tensor& x, const Tensor& y);
