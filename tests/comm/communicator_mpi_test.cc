@@ -88,5 +88,8 @@ TEST(MpiAgree, TellsTheLowestFailureToAll) {
   }
 }
 
+/// Run by the tests of faults.
+TEST(MpiHarness, DISABLED_FailsOnTheLastRank) { EXPECT_LT(test::world().rank(), test::world().size() - 1) << "only the last rank fails"; }
+
 }  // namespace
 }  // namespace yard

@@ -25,15 +25,15 @@ class FailurePrinter final : public testing::EmptyTestEventListener {
   explicit FailurePrinter(int rank) : rank_(rank) {}
 
  private:
+  void OnTestStart(const testing::TestInfo& test) override { test_ = std::string(test.test_suite_name()) + "." + test.name() + ": "; }
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    const auto* running = testing::UnitTest::GetInstance()->current_test_info();
-    std::string text = "rank " + std::to_string(rank_) + ": ";
-    if (running != nullptr) text += std::string(running->test_suite_name()) + "." + running->name() + ": ";
+    std::string text = "rank " + std::to_string(rank_) + ": " + test_;  // UnitTest cannot be asked: it is locked here
     const char* file = result.file_name() == nullptr ? "?" : result.file_name();
     std::cerr << text + file + ":" + std::to_string(result.line_number()) + ": " + result.message() + "\n" << std::flush;
   }
   int rank_;
+  std::string test_;
 };
 
 /// Runs the tests on every rank; the exit code is the largest of all.
