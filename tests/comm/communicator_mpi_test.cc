@@ -1,6 +1,56 @@
+#include <mpi.h>
+
 #include "comm/agree.h"
 #include "tests/comm/contract.h"
 #include "tests/support/mpi_world.h"
+
+namespace {
+
+/// The largest counts that MPI was called with since the last reset: this program's own functions stand before MPI's (its profiling
+/// interface).
+struct LargestCounts {
+  int moved = 0, reduced = 0;
+};
+LargestCounts& largest() {
+  static LargestCounts counts;
+  return counts;
+}
+void moved(int count) { largest().moved = std::max(largest().moved, count); }
+void reduced(int count) { largest().reduced = std::max(largest().reduced, count); }
+
+}  // namespace
+
+extern "C" {
+int MPI_Isend(const void* values, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm, MPI_Request* request) {
+  moved(count);
+  return PMPI_Isend(values, count, type, to, tag, comm, request);
+}
+int MPI_Irecv(void* values, int count, MPI_Datatype type, int from, int tag, MPI_Comm comm, MPI_Request* request) {
+  moved(count);
+  return PMPI_Irecv(values, count, type, from, tag, comm, request);
+}
+int MPI_Ibcast(void* values, int count, MPI_Datatype type, int root, MPI_Comm comm, MPI_Request* request) {
+  moved(count);
+  return PMPI_Ibcast(values, count, type, root, comm, request);
+}
+int MPI_Iallgather(const void* from, int sent, MPI_Datatype row, void* to, int received, MPI_Datatype block, MPI_Comm comm,
+                   MPI_Request* request) {
+  moved(std::max(sent, received));
+  return PMPI_Iallgather(from, sent, row, to, received, block, comm, request);
+}
+int MPI_Allgather(const void* from, int sent, MPI_Datatype row, void* to, int received, MPI_Datatype block, MPI_Comm comm) {
+  moved(std::max(sent, received));
+  return PMPI_Allgather(from, sent, row, to, received, block, comm);
+}
+int MPI_Iallreduce(const void* from, void* to, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm, MPI_Request* request) {
+  reduced(count);
+  return PMPI_Iallreduce(from, to, count, type, op, comm, request);
+}
+int MPI_Allreduce(const void* from, void* to, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
+  reduced(count);
+  return PMPI_Allreduce(from, to, count, type, op, comm);
+}
+}
 
 namespace yard {
 namespace {
@@ -12,7 +62,10 @@ TEST_P(MpiContract, Holds) {
   const auto& [contract, low] = GetParam();
   const MpiLimits limits = low ? MpiLimits{.reduce_elements = 7, .move_rows = 2, .move_bytes = 1 << 20} : MpiLimits{};
   const auto comm = test::runtime().world(limits);
+  largest() = {};
   contract.body(*comm);
+  EXPECT_LE(largest().moved, limits.move_rows);
+  EXPECT_LE(largest().reduced, limits.reduce_elements);
   contract.body(*comm->split(0, comm->rank(), "world/all"));
 }
 
@@ -22,9 +75,15 @@ INSTANTIATE_TEST_SUITE_P(Limits, MpiContract, testing::Combine(testing::ValuesIn
                          });
 
 TEST(MpiLimitsOf, RowsAreCutByBytesToo) {
-  const auto comm = test::runtime().world({.reduce_elements = 1000, .move_rows = 1000, .move_bytes = 10});  // less than a row
+  const auto comm = test::runtime().world({.reduce_elements = 1000, .move_rows = 1000, .move_bytes = 4});
+  largest() = {};
   test::contract_all_to_all(*comm);
   test::contract_all_gather(*comm);
+  test::contract_reduce_scatter(*comm);
+  EXPECT_LE(largest().moved, 2) << "no row is shorter than 2 bytes";
+  if (comm->size() > 1) {
+    EXPECT_GE(largest().moved, 2) << "two bf16 values are 4 bytes";
+  }
 }
 
 TEST(MpiLimitsOf, MustBeInts) {

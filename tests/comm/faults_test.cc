@@ -127,8 +127,10 @@ struct Ended {
 };
 
 Ended end_of(const std::string& program, const std::string& filter, int ranks) {
-  const std::string command = std::string(YARD_MPIRUN) + " -q --allow-run-as-root --oversubscribe --bind-to none -np " +
-                              std::to_string(ranks) + " " + program + " --gtest_also_run_disabled_tests --gtest_filter=" + filter;
+  const test::TemporaryFolder temporary;  // of the watchdog's files too
+  const std::string command = "TMPDIR=" + temporary.path() + " " + std::string(YARD_MPIRUN) +
+                              " -q --allow-run-as-root --oversubscribe --bind-to none -np " + std::to_string(ranks) + " " + program +
+                              " --gtest_also_run_disabled_tests --gtest_filter=" + filter;
   const auto from = Clock::now();
   const test::CommandResult result = test::run_command(command);
   Ended ended{result.code, seconds_between(from, Clock::now()), result.out, result.err, result.err};
