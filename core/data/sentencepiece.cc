@@ -113,7 +113,8 @@ SentencePiece::SentencePiece(const std::string& path) : path_(path) {
   byte_fallback_ = model.trainer_spec().byte_fallback();
   dummy_prefix_ = model.normalizer_spec().add_dummy_prefix();
   remove_extra_whitespaces_ = model.normalizer_spec().remove_extra_whitespaces();
-  // Inside, a space stands for itself: pieces that could match only text which never comes about are left out of the search.
+  // From here on a space stands for itself, and U+2581 is a character that no piece has: pieces that SentencePiece could match only with
+  // text that never comes about are left out of the search.
   const bool escaped = model.normalizer_spec().escape_whitespaces();
   const std::string_view unreachable = escaped ? std::string_view(" ") : kSpace;
   byte_ids_.fill(-1);
@@ -174,11 +175,10 @@ void SentencePiece::encode(std::string_view text, std::vector<std::int32_t>& ids
   }
   while (!text.empty()) {
     const std::size_t valid = utf8_prefix(text);
-    const std::size_t plain = std::min(valid, text.substr(0, valid).find(kSpace));
-    segmenter_->segment(text.substr(0, plain), sink);
-    text.remove_prefix(plain);
+    segmenter_->segment(text.substr(0, valid), sink);
+    text.remove_prefix(valid);
     if (text.empty()) break;
-    sink.unknown(text.substr(0, 1));  // of a space mark, the rest is no valid UTF-8 and follows in the same way
+    sink.unknown(text.substr(0, 1));
     text.remove_prefix(1);
   }
 }

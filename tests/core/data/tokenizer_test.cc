@@ -79,6 +79,7 @@ const std::string& model(const std::string& name) {
       {"unigram", lossless + "--model_type=unigram --vocab_size=800"},
       {"bpe across words", lossless + "--model_type=bpe --vocab_size=700 --split_by_whitespace=false"},
       {"bpe with symbols", lossless + "--model_type=bpe --vocab_size=700 --user_defined_symbols='std::,template,==,    '"},
+      {"unigram with symbols", lossless + "--model_type=unigram --vocab_size=700 --user_defined_symbols='std::,late<,tem,= ,;,  '"},
       {"bpe as llama",
        "--normalization_rule_name=identity --remove_extra_whitespaces=false --byte_fallback=true --model_type=bpe --vocab_size=700"},
       {"bpe that loses", "--normalization_rule_name=identity --model_type=bpe --vocab_size=500 --character_coverage=0.98"},
@@ -96,7 +97,8 @@ const std::string& model(const std::string& name) {
   return models[name] = prefix + ".model";
 }
 
-const std::vector<std::string> kLossless = {"bpe", "unigram", "bpe across words", "bpe with symbols", "bpe as llama"};
+const std::vector<std::string> kLossless = {"bpe",         "unigram", "bpe across words", "bpe with symbols", "unigram with symbols",
+                                            "bpe as llama"};
 
 TEST(Tokenizer, BytesAreTheirOwnIds) {
   const auto tokenizer = open_tokenizer("bytes");
@@ -157,8 +159,8 @@ TEST_P(AgainstSentencePiece, DecodesAsItDoes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, AgainstSentencePiece,
-                         testing::Values("bpe", "unigram", "bpe across words", "bpe with symbols", "bpe as llama", "bpe that loses",
-                                         "unigram that loses"),
+                         testing::Values("bpe", "unigram", "bpe across words", "bpe with symbols", "unigram with symbols", "bpe as llama",
+                                         "bpe that loses", "unigram that loses"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::replace(name.begin(), name.end(), ' ', '_');
