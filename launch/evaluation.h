@@ -1,8 +1,7 @@
 #pragma once
 
-#include <functional>
-
 #include "core/data/loader.h"
+#include "core/data/tokenizer.h"
 #include "launch/builder.h"
 
 namespace yard {
@@ -17,8 +16,7 @@ struct Evaluation {
   double bits_per_byte() const noexcept;  // nats / (ln 2 x bytes); 0 when the bytes are not known
 };
 
-/// Dropless, without noise, no state updated; every token once, the same in every layout. `bytes_of` gives the bytes that an id decodes to;
-/// may be empty. Collective.
-Evaluation evaluate(Stream&, Profiler&, Mesh&, Model&, const Validation&, const std::function<Index(std::int32_t id)>& bytes_of);
+/// Dropless, without noise, no state updated; every token once, the same in every layout. Collective.
+Evaluation evaluate(Stream&, Profiler&, Mesh&, Model&, const Validation&, const Tokenizer& tokenizer);
 
 }  // namespace yard

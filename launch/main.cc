@@ -1,1 +1,66 @@
-int main() { return 0; }
+#include <array>
+#include <boost/program_options/errors.hpp>
+#include <fmt/format.h>
+#include <iostream>
+#include <string_view>
+
+#include "comm/agree.h"
+#include "core/build_config.h"
+#include "launch/commands.h"
+#include "launch/config_fields.h"
+#include "launch/tokenizer_commands.h"
+
+namespace {
+
+struct Command {
+  std::string_view name, does;
+  int (*run)(int argc, char** argv);
+};
+
+constexpr std::array kCommands = {
+    Command{"train", "train a model", yard::train_command},
+    Command{"eval", "loss, perplexity and bits per byte of a checkpoint, or its logits", yard::eval_command},
+    Command{"generate", "continue a text", yard::generate_command},
+    Command{"tokenizer", "train a SentencePiece model on text", yard::tokenizer_command},
+    Command{"tokenize", "turn text into token files", yard::tokenize_command},
+    Command{"baselines", "unigram and bigram models of token files, in bits per byte", yard::baselines_command},
+    Command{"verify-layout", "show that the layout of ranks does not change the result", yard::verify_layout_command},
+};
+
+std::string usage() {
+  std::string text = "switchyard trains Mixture-of-Experts language models with expert parallelism over MPI.\n\nUsage: switchyard COMMAND [OPTIONS]\n\n";
+  for (const Command& command : kCommands) text += fmt::format("  {:<15} {}\n", command.name, command.does);
+  return text + "\n'switchyard COMMAND --help' tells more; 'switchyard --version' says which build this is.\n";
+}
+
+int run(int argc, char** argv) {
+  const std::string_view name = argc > 1 ? argv[1] : "--help";
+  if (name == "--help" || name == "-h" || name == "help") {
+    std::cout << usage();
+    return argc > 1 ? 0 : 2;
+  }
+  if (name == "--version") {
+    std::cout << "switchyard " << yard::kVersion << " (" << yard::kCommit << ", " << yard::kCompiler << ", " << yard::kBuildType << ")\n";
+    return 0;
+  }
+  std::vector<std::string> names;
+  for (const Command& command : kCommands) {
+    if (command.name == name) return command.run(argc - 1, argv + 1);
+    names.emplace_back(command.name);
+  }
+  yard::fail_input("there is no command '", name, "'", yard::suggestion(name, names), "; the commands are ", yard::listed(names));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const boost::program_options::error& error) {
+    std::cerr << "switchyard: " << error.what() << "; see switchyard " << (argc > 1 ? argv[1] : "") << " --help" << std::endl;
+    return 2;
+  } catch (const std::exception& error) {
+    std::cerr << "switchyard: " << error.what() << std::endl;
+    return yard::exit_code_of(error);
+  }
+}

@@ -171,8 +171,8 @@ void Trainer::check_finite(const StepReport& report) const {
                     1, mesh_.rank() == 0);
 }
 
-Evaluation Trainer::validate(const Validation& data, const std::function<Index(std::int32_t)>& bytes_of) {
-  return evaluate(runtime_.stream, runtime_.profiler, mesh_, model_, data, bytes_of);
+Evaluation Trainer::validate(const Validation& data, const Tokenizer& tokenizer) {
+  return evaluate(runtime_.stream, runtime_.profiler, mesh_, model_, data, tokenizer);
 }
 
 std::vector<State*> Trainer::states() {

@@ -47,7 +47,7 @@ class Trainer {
   /// One optimizer step. Throws AgreedError when the loss or the gradient is not finite; nothing has been updated then.
   StepReport step();
   /// How well the model predicts the windows of `data`.
-  Evaluation validate(const Validation& data, const std::function<Index(std::int32_t)>& bytes_of);
+  Evaluation validate(const Validation& data, const Tokenizer& tokenizer);
 
   Index steps_done() const noexcept { return state_.step; }
   const TrainingState& state() const noexcept { return state_; }
