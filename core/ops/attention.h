@@ -24,7 +24,8 @@ struct AttentionSettings {
 };
 
 /// Causal attention: row i of a sequence attends to rows [i - positions[i], i] of it (positions count from the document's start, so that a
-/// document mask needs nothing more). Scores and softmax in f32; only the log-sum-exp of each row is kept.
+/// document mask needs nothing more). Scores and softmax in f32; only the log-sum-exp of each row is kept. What a row becomes does not depend
+/// on later rows, on other sequences or on the threads.
 ///                                          qkv: (N, columns)  out: (N, heads * width) in qkv's dtype  log_sum_exp: (N, heads) f32
 struct AttentionOut {
   Tensor out, log_sum_exp;
@@ -35,12 +36,12 @@ Tensor attention_backward(Stream&, const Tensor& dout, const Tensor& qkv, const 
                           const AttentionSettings&);
 
 /// Attention of new rows to a cache that already holds their keys and values.
-/// qkv: (sequences * fresh, columns); keys, values: (sequences, kv_heads, capacity, width); row r of sequence s is entry
+/// qkv: (sequences * fresh, columns); keys, values: (sequences, kv_heads, capacity, width) in qkv's dtype; row r of sequence s is entry
 /// before[s] + r of its cache and attends to the entries up to and including itself.    before: (sequences) i32
-/// result: (sequences * fresh, heads * width)
+/// result: (sequences * fresh, heads * width). The length of the settings is not read.
 Tensor attention_cached(Stream&, const Tensor& qkv, const Tensor& keys, const Tensor& values, const Tensor& before,
                         const AttentionSettings&);
-/// Copies the keys and values of new rows into the cache at before[s] + r.
+/// Copies the keys and values of new rows into the cache at before[s] + r; throws when they do not fit.
 void cache_append(Stream&, const Tensor& qkv, const Tensor& before, Heads, Index fresh, const Tensor& keys, const Tensor& values);
 
 namespace kernels {

@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "core/ops/host/gemm.h"
+#include "core/ops/host/layout.h"
 #include "core/ops/host/panels.h"
 #include "core/ops/host/products.h"
 #include "core/ops/host/tasks.h"
@@ -15,12 +16,9 @@ constexpr Index kOuterRows = 256;  // rows that are widened at a time for a weig
 
 Panels panels_of(Index columns, Index depth) { return {columns, depth, 384 * 512, 128}; }
 
-/// Rows of a panel lie this far apart: distances that are large powers of two would share the same few lines of a cache.
-Index distance(Index width) { return width % 256 == 0 ? width + 16 : width; }
-
 Index panel_values(const Panels& panels, Index depth) {
   Index values = 0;
-  for (Index panel = 0; panel < panels.count; ++panel) values += depth * distance(panels.width_of(panel));
+  for (Index panel = 0; panel < panels.count; ++panel) values += depth * distance_of(panels.width_of(panel));
   return values;
 }
 
@@ -33,26 +31,8 @@ struct Layout {
       : forward(panels_of(out_columns, in_columns)), in(in_columns), out(out_columns), widened(widen) {}
   Index forward_values() const { return panel_values(forward, in); }
   Index values() const { return forward_values() + (widened ? in * out : 0); }
-  Index panel_offset(Index panel) const { return in * distance(forward.width) * panel; }
+  Index panel_offset(Index panel) const { return in * distance_of(forward.width) * panel; }
 };
-
-template <class T>
-void transpose(const T* from, Index in, Index columns, float* to, Index to_distance) {
-  constexpr Index kBlock = 16;
-  for (Index row = 0; row < in; row += kBlock) {
-    const Index rows = std::min(kBlock, in - row);
-    for (Index column = 0; column < columns; ++column) {
-      for (Index i = 0; i < rows; ++i) to[(row + i) * to_distance + column] = from[column * in + row + i];
-    }
-  }
-}
-
-template <class T>
-void widen(const T* from, Index distance_from, Index rows, Index columns, float* to) {
-  for (Index row = 0; row < rows; ++row) {
-    for (Index i = 0; i < columns; ++i) to[row * columns + i] = from[row * distance_from + i];
-  }
-}
 
 /// The operand of one tile: a panel of weights for rows of `depth` values.
 struct Operands {
@@ -73,7 +53,7 @@ void multiply_tile(const X* x, const Operands& by, Index rows, Y* y, Index y_dis
       if (real == piece) from = x;
     }
     if (from == x_scratch) {
-      widen(x, by.depth, real, by.depth, x_scratch);
+      copy_matrix(x, by.depth, real, by.depth, x_scratch, by.depth);
       std::fill(x_scratch + real * by.depth, x_scratch + piece * by.depth, 0.0F);
     }
     float* to = y_scratch;
@@ -87,7 +67,7 @@ void multiply_tile(const X* x, const Operands& by, Index rows, Y* y, Index y_dis
     sgemm(Operand::plain, Operand::plain, piece, by.width, by.depth, 1, from, by.depth, by.weights, by.weights_distance, 0, to,
           to_distance);
     if (to == y_scratch) {
-      for (Index row = 0; row < real; ++row) std::copy_n(y_scratch + row * by.width, by.width, y + row * y_distance);
+      copy_matrix(y_scratch, by.width, real, by.width, y, y_distance);
     }
     rows -= real;
     x += real * by.depth;
@@ -118,8 +98,10 @@ void pack_f32(Stream& stream, const Tensor& value, Index groups, Tensor& packed)
       const auto* columns = from + (group * layout.out + layout.forward.first(panel)) * layout.in;
       const Index width = layout.forward.width_of(panel);
       float* const start = to + group * layout.values();
-      transpose(columns, layout.in, width, start + layout.panel_offset(panel), distance(width));
-      if (widened) widen(columns, layout.in, width, layout.in, start + layout.forward_values() + layout.forward.first(panel) * layout.in);
+      transpose_matrix(columns, layout.in, width, layout.in, start + layout.panel_offset(panel), distance_of(width));
+      if (widened)
+        copy_matrix(columns, layout.in, width, layout.in, start + layout.forward_values() + layout.forward.first(panel) * layout.in,
+                    layout.in);
     });
   });
 }
@@ -137,7 +119,7 @@ void multiply_f32(Stream& stream, const Tensor& x, const Weights& weights, Direc
     const Index first = panels.first(tile.panel);
     const Index width = panels.width_of(tile.panel);
     const float* packed = weights.packed().data<float>() + tile.group * layout.values();
-    if (forward) return Operands{packed + layout.panel_offset(tile.panel), distance(width), width, depth};
+    if (forward) return Operands{packed + layout.panel_offset(tile.panel), distance_of(width), width, depth};
     const float* values = layout.widened ? packed + layout.forward_values() : weights.value().data<float>() + tile.group * depth * columns;
     return Operands{values + first, columns, width, depth};
   };
@@ -179,8 +161,8 @@ void add_outer_f32(Stream& stream, const Tensor& dy, const Tensor& x, std::span<
         float* const b_wide = a_wide + kOuterRows * tile_out;
         for (Index row = 0; row < at.rows; row += kOuterRows) {
           const Index count = std::min(kOuterRows, at.rows - row);
-          widen(a + row * out, out, count, at.outs, a_wide);
-          widen(b + row * in, in, count, at.ins, b_wide);
+          copy_matrix(a + row * out, out, count, at.outs, a_wide, at.outs);
+          copy_matrix(b + row * in, in, count, at.ins, b_wide, at.ins);
           sgemm(Operand::transposed, Operand::plain, at.outs, at.ins, count, 1, a_wide, at.outs, b_wide, at.ins, 1, result, in);
         }
       }
