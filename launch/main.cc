@@ -8,13 +8,15 @@
 #include "core/build_config.h"
 #include "launch/commands.h"
 #include "launch/config_fields.h"
-#include "launch/tokenizer_commands.h"
+#include "launch/baselines_command.h"
+#include "launch/tokenize_command.h"
+#include "launch/tokenizer_command.h"
 
 namespace {
 
 struct Command {
   std::string_view name, does;
-  int (*run)(int argc, char** argv);
+  int (*run)(int argc, const char* const* argv);
 };
 
 constexpr std::array kCommands = {
@@ -24,7 +26,6 @@ constexpr std::array kCommands = {
     Command{"tokenizer", "train a SentencePiece model on text", yard::tokenizer_command},
     Command{"tokenize", "turn text into token files", yard::tokenize_command},
     Command{"baselines", "unigram and bigram models of token files, in bits per byte", yard::baselines_command},
-    Command{"verify-layout", "show that the layout of ranks does not change the result", yard::verify_layout_command},
 };
 
 std::string usage() {
@@ -33,7 +34,7 @@ std::string usage() {
   return text + "\n'switchyard COMMAND --help' tells more; 'switchyard --version' says which build this is.\n";
 }
 
-int run(int argc, char** argv) {
+int run(int argc, const char* const* argv) {
   const std::string_view name = argc > 1 ? argv[1] : "--help";
   if (name == "--help" || name == "-h" || name == "help") {
     std::cout << usage();

@@ -25,10 +25,12 @@ void print_error(const std::exception& error) {
 
 }  // namespace
 
-int run_on_ranks(int argc, char** argv, const std::function<void(RankRuntime&)>& body) {
+int run_on_ranks( const std::function<void(RankRuntime&)>& body) {
   FlightRecorder recorder;
   std::optional<MpiRuntime> mpi;
-  if (MpiRuntime::launched()) mpi.emplace(argc, argv, recorder);
+  int no_arguments = 0;
+  char** none = nullptr;
+  if (MpiRuntime::launched()) mpi.emplace(no_arguments, none, recorder);
   RankRuntime runtime(recorder, mpi ? mpi->world() : make_self(recorder));
   runtime.abort = [&mpi] {
     if (mpi) mpi->abort(1);

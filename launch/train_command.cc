@@ -11,6 +11,7 @@
 #include "core/data/tokenizer.h"
 #include "core/device/cpu.h"
 #include "launch/append_file.h"
+#include "launch/command_line.h"
 #include "launch/commands.h"
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
@@ -243,31 +244,25 @@ class Run {
 
 }  // namespace
 
-int train_command(int argc, char** argv) {
+int train_command(int argc, const char* const* argv) {
   Options options;
   for (int i = 0; i < argc; ++i) options.command += (i == 0 ? "switchyard " : " ") + std::string(argv[i]);
-  po::options_description described("switchyard train: trains a model; under mpirun -np N on N = mesh.expert x mesh.data ranks\n\nOptions");
+  po::options_description described("Options");
   described.add_options()                                                                                                            //
       ("config", po::value(&options.config), "configuration, text format; see --help-config")                                        //
       ("set", po::value(&options.settings)->composing(), "path.to.field=value, after the file; may be given again")                   //
       ("run-dir", po::value(&options.run_dir), "where the run is written; default runs/NAME-TIME")                                    //
       ("resume", po::value(&options.resume)->default_value(options.resume), "auto: from the run directory's newest checkpoint; never; or a checkpoint")  //
       ("time-steps", po::value(&options.time_steps)->default_value(0), "only time this many steps, write nothing, print one JSON line")  //
-      ("help-config", "print every field of the configuration with its meaning and default")                                         //
-      ("help,h", "this text");
-  po::variables_map given;
-  po::store(po::command_line_parser(argc, argv).options(described).run(), given);
-  po::notify(given);
-  if (given.count("help") > 0) {
-    std::cout << described << std::flush;
-    return 0;
-  }
-  if (given.count("help-config") > 0) {
+      ("help-config", "print every field of the configuration with its meaning and default");
+  const auto given = parse_command(argc, argv, "--config FILE [--set path.to.field=value]... [--run-dir FOLDER]\n\nTrains a model; under mpirun -np N on N = mesh.expert x mesh.data ranks.", described);
+  if (!given) return 0;
+  if (given->count("help-config") > 0) {
     std::cout << config_reference() << std::flush;
     return 0;
   }
   check_input(!options.config.empty(), "train needs --config FILE, for example launch/configs/quickstart.textproto");
-  return run_on_ranks(argc, argv, [&](RankRuntime& runtime) { Run(runtime, options).train(); });
+  return run_on_ranks([&](RankRuntime& runtime) { Run(runtime, options).train(); });
 }
 
 }  // namespace yard

@@ -102,6 +102,11 @@ TokenStream::TokenStream(const std::string& files, TokenFormat format, Index voc
   }
 }
 
+TokenStream::TokenStream(std::vector<std::int32_t> ids, std::string name)
+    : name_(std::move(name)), length_(static_cast<Index>(ids.size())), ids_(std::move(ids)) {
+  check_input(length_ > 0, "", name_, " holds no tokens");
+}
+
 void TokenStream::open(const std::string& path, TokenFormat format) {
   const std::string prefix = megatron_prefix(path);
   if (format == TokenFormat::megatron || (format == TokenFormat::automatic && exists(prefix + ".idx"))) return open_megatron(prefix);
@@ -239,6 +244,10 @@ void TokenStream::copy(Index first, std::span<std::int32_t> out) const {
   check(first >= 0 && first <= length_ && count <= length_ - first, "tokens [", first, ", ", first + count, ") are outside of ", name_,
         ", which has ", length_);
   if (count == 0) return;
+  if (!ids_.empty()) {
+    std::copy_n(ids_.begin() + first, count, out.begin());
+    return;
+  }
   auto run = std::upper_bound(runs_.begin(), runs_.end(), first, [](Index at, const Run& r) { return at < r.first; }) - 1;
   for (Index done = 0; done < count; ++run) {
     const Index within = first + done - run->first;

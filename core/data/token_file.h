@@ -27,6 +27,9 @@ class TokenStream {
   /// these with commas between them. Ids must be below `vocabulary`; 0 leaves them unchecked.
   explicit TokenStream(const std::string& files, TokenFormat format = TokenFormat::automatic, Index vocabulary = 0);
 
+  /// Ids that are in memory already; `name` is what messages call them.
+  TokenStream(std::vector<std::int32_t> ids, std::string name);
+
   Index length() const noexcept { return length_; }
   /// What was opened, for messages.
   const std::string& name() const noexcept { return name_; }
@@ -55,6 +58,7 @@ class TokenStream {
   std::string name_;
   Index vocabulary_ = 0, length_ = 0;
   std::vector<MappedFile> files_;
+  std::vector<std::int32_t> ids_;  // in memory, instead of files
   std::vector<Run> runs_;
   std::vector<Index> document_ends_;
 };

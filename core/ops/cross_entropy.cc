@@ -73,7 +73,7 @@ float exponentials(float* z, Index classes, Index target, float logit_scale, flo
   float total = 0;
 #pragma omp simd reduction(+ : total)
   for (Index j = 0; j < classes; ++j) {
-    z[j] = exp_f32(logit_scale * z[j] - top);
+    z[j] = vexp(logit_scale * z[j] - top);
     total += z[j];
   }
   sum = total;

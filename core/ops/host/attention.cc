@@ -24,7 +24,7 @@ struct Scores {
     if (cap == 0) return;
     const float inverse = 1 / cap;
 #pragma omp simd
-    for (Index j = 0; j < count; ++j) row[j] = cap * tanh_f32(row[j] * inverse);
+    for (Index j = 0; j < count; ++j) row[j] = cap * vtanh(row[j] * inverse);
   }
 };
 
@@ -42,7 +42,7 @@ void exponentials(const AttentionBlock& block, const Scores& scores, float* s, I
     float total = 0;
 #pragma omp simd reduction(+ : total)
     for (Index j = from; j < to; ++j) {
-      row[j] = exp_f32(row[j] - top);
+      row[j] = vexp(row[j] - top);
       total += row[j];
     }
     std::fill(row, row + from, 0.0F);

@@ -68,14 +68,14 @@ void backward_block(const HeadBackward<T>& head, const AttentionBlock& block, fl
     if (settings.cap == 0) {
 #pragma omp simd
       for (Index j = from; j < to; ++j) {
-        pr[j] = exp_f32(pr[j] - lse);
+        pr[j] = vexp(pr[j] - lse);
         dr[j] = pr[j] * (dr[j] - product);
       }
     } else {
 #pragma omp simd
       for (Index j = from; j < to; ++j) {
-        const float t = tanh_f32(pr[j] * inverse);
-        pr[j] = exp_f32(settings.cap * t - lse);
+        const float t = vtanh(pr[j] * inverse);
+        pr[j] = vexp(settings.cap * t - lse);
         dr[j] = pr[j] * (dr[j] - product) * (1 - t * t);
       }
     }

@@ -1,0 +1,150 @@
+#include <boost/program_options.hpp>
+#include <filesystem>
+#include <fmt/format.h>
+#include <iostream>
+
+#include "comm/agree.h"
+#include "core/io/file.h"
+#include "core/io/safetensors.h"
+#include "launch/command_line.h"
+#include "launch/commands.h"
+#include "launch/evaluation.h"
+#include "launch/loaded_model.h"
+
+namespace yard {
+namespace {
+
+namespace po = boost::program_options;
+
+struct Options {
+  std::string checkpoint, data, text, ids, logits;
+  std::vector<std::string> settings;
+  Index windows = 0, length = 0, batch = 4;
+  bool json = false;
+};
+
+/// The tokens of a text as a token file in a temporary folder of rank 0's making would need a shared disk; every rank encodes it instead.
+std::shared_ptr<const TokenStream> stream_of(const Options& options, const LoadedModel& loaded) {
+  if (!options.data.empty()) {
+    const TokenFormat format = token_format(RunConfig::Format::Value_Name(loaded.config.data().format()));
+    return std::make_shared<TokenStream>(options.data, format, loaded.config.model().vocabulary());
+  }
+  const MappedFile text(options.text);
+  check_input(!text.bytes().empty(), "", options.text, " is empty: there is nothing to predict");
+  std::vector<std::int32_t> ids;
+  loaded.tokenizer->encode(text.text(), ids);
+  return std::make_shared<TokenStream>(std::move(ids), options.text);
+}
+
+void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& options) {
+  std::unique_ptr<Validation> data;
+  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+    const Index length = options.length > 0 ? options.length : loaded.config.data().length();
+    check_input(length <= loaded.config.model().positions(), "--length ", length, " is beyond model.positions, ",
+                loaded.config.model().positions());
+    data = std::make_unique<Validation>(stream_of(options, loaded), length, options.windows, options.batch, loaded.tokenizer->end_of_text(),
+                                        loaded.config.data().document_mask(), loaded.mesh->batch_shard(), loaded.mesh->batch_shards());
+  });
+  const auto start = Clock::now();
+  const Evaluation result = evaluate(runtime.stream, runtime.profiler, *loaded.mesh, loaded.model, *data, *loaded.tokenizer);
+  if (runtime.rank != 0) return;
+  const double seconds = seconds_between(start, Clock::now());
+  if (options.json) {
+    std::cout << fmt::format(
+                     R"({{"loss": {:.9g}, "perplexity": {:.9g}, "bits_per_byte": {:.9g}, "tokens": {}, "bytes": {}, "windows": {}, "seconds": {:.3f}}})",
+                     result.loss(), result.perplexity(), result.bits_per_byte(), result.targets, result.bytes, data->windows(), seconds)
+              << std::endl;
+  } else {
+    std::cout << fmt::format("loss           {:.4f} nats a token\nperplexity     {:.2f}\nbits per byte  {:.4f}\ntokens         {} in {} windows, {} bytes\n",
+                             result.loss(), result.perplexity(), result.bits_per_byte(), result.targets, data->windows(), result.bytes)
+              << std::flush;
+  }
+}
+
+/// Logits of given token ids, the way people compare implementations. Ranks take sequences in turn; rank 0 gathers and writes.
+void write_logits(RankRuntime& runtime, LoadedModel& loaded, const Options& options) {
+  Tensor ids;
+  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+    const SafetensorsReader reader(options.ids);
+    const SafetensorsEntry& entry = reader.entry("input_ids");
+    check_input(entry.shape.size() == 2, "input_ids of ", options.ids, " must be (sequences, length), got ", entry.shape_text());
+    check_input(entry.shape[1] >= 1 && entry.shape[1] <= loaded.config.model().positions(), "input_ids of ", options.ids, " has sequences of ",
+                entry.shape[1], " tokens; the model takes 1 to ", loaded.config.model().positions());
+    ids = reader.read(runtime.stream, "input_ids", DType::i32);
+    for (const std::int32_t id : ids.values<std::int32_t>()) {
+      check_input(id >= 0 && id < loaded.config.model().vocabulary(), "input_ids of ", options.ids, " holds ", id, ", beyond the vocabulary of ",
+                  loaded.config.model().vocabulary());
+    }
+  });
+  const Index sequences = ids.shape()[0];
+  const Index length = ids.shape()[1];
+  const Index vocabulary = loaded.config.model().vocabulary();
+  const int ranks = loaded.mesh->size();
+  std::unique_ptr<SafetensorsWriter> writer;
+  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+    if (runtime.rank != 0) return;
+    SafetensorsEntry entry;
+    entry.name = "logits";
+    entry.dtype = safetensors_dtype(DType::f32);
+    entry.shape = {sequences, length, vocabulary};
+    writer = std::make_unique<SafetensorsWriter>(options.logits, std::vector{entry});
+  });
+  for (Index first = 0; first < sequences; first += ranks) {
+    const Index mine = first + runtime.rank;
+    Tokens tokens;
+    tokens.sequences = 1;
+    tokens.length = length;
+    tokens.first_sequence = mine;
+    tokens.sequences_everywhere = ranks;
+    tokens.ids = mine < sequences ? ids.row_range(mine, 1).reshaped({length}) : Tensor(runtime.stream, {length}, DType::i32);
+    tokens.positions = Tensor(runtime.stream, {length}, DType::i32);
+    for (Index i = 0; i < length; ++i) tokens.positions.data<std::int32_t>()[i] = static_cast<std::int32_t>(i);
+    if (mine >= sequences) std::fill_n(tokens.ids.data<std::int32_t>(), length, -1);
+    Context context{runtime.stream, runtime.profiler, tokens, Pass::evaluate};
+    const Tensor logits = loaded.model.transformer->logits(context).reshaped({1, length * vocabulary});
+    const Tensor all = ranks == 1 ? logits : Tensor(runtime.stream, {ranks, length * vocabulary});
+    if (ranks > 1) loaded.mesh->world().all_gather(runtime.stream, runtime.profiler, {"logits"}, logits, all).wait(runtime.stream);
+    agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+      const Index count = std::min<Index>(ranks, sequences - first);
+      if (writer) writer->write(all.row_range(0, count).reshaped({count, length, vocabulary}));
+    });
+  }
+  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+    if (writer) writer->finish();
+  });
+  if (runtime.rank == 0) std::cout << fmt::format("wrote logits ({}, {}, {}) f32 to {}\n", sequences, length, vocabulary, options.logits) << std::flush;
+}
+
+}  // namespace
+
+int eval_command(int argc, const char* const* argv) {
+  Options options;
+  po::options_description described("Options");
+  described.add_options()                                                                                                       //
+      ("checkpoint", po::value(&options.checkpoint), "run directory, or a folder such as RUN/checkpoints/step-00000100")         //
+      ("data", po::value(&options.data), "token files to predict")                                                               //
+      ("text", po::value(&options.text), "text file to predict, with the checkpoint's tokenizer")                                //
+      ("windows", po::value(&options.windows)->default_value(0), "only the first windows; 0: all, at most 256 k tokens")          //
+      ("length", po::value(&options.length)->default_value(0), "tokens of a window; 0: as in training")                          //
+      ("batch", po::value(&options.batch)->default_value(options.batch), "sequences of a rank at once")                          //
+      ("ids", po::value(&options.ids), "safetensors file with input_ids (sequences, length) i64, instead of a text")              //
+      ("logits", po::value(&options.logits), "safetensors file to write: logits (sequences, length, vocabulary) f32")             //
+      ("set", po::value(&options.settings)->composing(), "path.to.field=value for the checkpoint's configuration")                //
+      ("json", po::bool_switch(&options.json), "one JSON object instead of lines");
+  if (!parse_command(argc, argv, "--checkpoint FOLDER (--data PREFIX | --text FILE | --ids FILE --logits FILE)\n\nLoss, perplexity and bits per byte of a checkpoint, or its logits; under mpirun the experts are spread over all ranks.", described)) return 0;
+  check_input(!options.checkpoint.empty(), "eval needs --checkpoint FOLDER");
+  const int given = (options.data.empty() ? 0 : 1) + (options.text.empty() ? 0 : 1) + (options.ids.empty() ? 0 : 1);
+  check_input(given == 1, "eval needs one of --data PREFIX, --text FILE, or --ids FILE with --logits FILE");
+  check_input(options.ids.empty() == options.logits.empty(), "--ids and --logits go together");
+  check_input(options.batch >= 1, "--batch must be at least 1, got ", options.batch);
+  return run_on_ranks([&](RankRuntime& runtime) {
+    LoadedModel loaded = load_checkpoint(runtime, options.checkpoint, options.settings);
+    if (!options.ids.empty()) {
+      write_logits(runtime, loaded, options);
+    } else {
+      evaluate_text(runtime, loaded, options);
+    }
+  });
+}
+
+}  // namespace yard

@@ -1,0 +1,54 @@
+#include "launch/loaded_model.h"
+
+#include <filesystem>
+
+#include "comm/agree.h"
+#include "launch/config_reader.h"
+#include "launch/config_rules.h"
+#include "launch/model_from_config.h"
+#include "parallel/checkpoint.h"
+
+namespace yard {
+namespace {
+
+/// The tokenizer lies beside the weights; only a byte tokenizer has no file.
+std::string tokenizer_file(const std::string& folder, const std::string& name) {
+  if (name == "bytes") return name;
+  return (std::filesystem::path(folder) / std::filesystem::path(name).filename()).string();
+}
+
+}  // namespace
+
+LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint, const std::vector<std::string>& settings) {
+  LoadedModel loaded;
+  agree(*runtime.world, runtime.profiler, runtime.stream, [&] {
+    loaded.folder = find_checkpoint(checkpoint);
+    RunConfig config = load_config(loaded.folder + "/config.textproto", settings);
+    // The layout it was trained in does not matter: experts go to as many ranks as there are, where they divide them.
+    const bool divides = config.model().experts() > 1 && config.model().experts() % runtime.size == 0;
+    config.mutable_mesh()->set_expert(divides ? runtime.size : 1);
+    config.mutable_mesh()->set_data(divides ? 1 : runtime.size);
+    config.mutable_data()->set_global_batch(runtime.size);
+    config.mutable_data()->set_accumulate(1);
+    config.mutable_model()->mutable_router()->clear_group_sequences();
+    loaded.config = resolve(config, runtime.size);
+    loaded.tokenizer = open_tokenizer(tokenizer_file(loaded.folder, loaded.config.data().tokenizer()));
+  });
+  start_watchdog(runtime, loaded.config.run().watchdog_seconds(), "");
+  bool set_threads = false;  // a checkpoint's number of threads belongs to the machine that trained it
+  for (const std::string& setting : settings) set_threads = set_threads || setting.starts_with("run.threads=");
+  choose_threads(runtime, set_threads ? loaded.config.run().threads() : 0);
+  loaded.compute = choose_precision(runtime, loaded.config.run().precision());
+  const MeshShape shape{static_cast<int>(loaded.config.mesh().expert()), static_cast<int>(loaded.config.mesh().data())};
+  loaded.mesh = std::make_unique<Mesh>(std::move(runtime.world), shape);
+  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+    loaded.model = build_model(loaded.config, *loaded.mesh, runtime.stream, loaded.compute);
+    loaded.model.allocate(runtime.stream, *loaded.mesh, false);
+    std::vector<State*> states;
+    loaded.model.transformer->visit_state([&](State& state) { states.push_back(&state); });
+    load_model(runtime.stream, loaded.folder, *loaded.model.parameters, states, nullptr);
+  });
+  return loaded;
+}
+
+}  // namespace yard

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/data/tokenizer.h"
+#include "launch/builder.h"
+#include "launch/runtime.h"
+
+namespace yard {
+
+/// A checkpoint opened for use, its experts spread over all ranks where they divide them, else every rank holding all.
+struct LoadedModel {
+  std::string folder;
+  RunConfig config;
+  DType compute = DType::f32;
+  std::unique_ptr<const Tokenizer> tokenizer;
+  std::unique_ptr<Mesh> mesh;
+  Model model;
+};
+
+/// Collective. `checkpoint` is its folder or a run directory; `settings` are applied to its configuration. Takes the world from the
+/// runtime. Throws AgreedError for what cannot be read.
+LoadedModel load_checkpoint(RankRuntime&, const std::string& checkpoint, const std::vector<std::string>& settings);
+
+}  // namespace yard
