@@ -121,7 +121,7 @@ need_packages() {
   fi
   mkdir -p build
   : >"$log"
-  say "Installing ${#missing[@]} Debian packages, usually one to three minutes: ${missing[*]}"
+  say "Installing ${#missing[@]} Debian packages, usually two to five minutes: ${missing[*]}"
   if ! apt_get install --no-install-recommends "${missing[@]}" >>"$log" 2>&1; then
     refresh_package_lists "$log"
     apt_get install --no-install-recommends "${missing[@]}" >>"$log" 2>&1 || {
@@ -154,6 +154,15 @@ follow() {
   if [ "$YARD_TERMINAL" = 1 ]; then printf '\r                    \r'; fi
 }
 
+# missing_objects PRESET TARGET...: how many files a first build still has to compile. (ninja -n stops at the check for new source files.)
+missing_objects() {
+  local count=0 object
+  while read -r object; do
+    if [ ! -e "build/$1/$object" ]; then count=$((count + 1)); fi
+  done < <(ninja -C "build/$1" -t commands "${@:2}" 2>/dev/null | sed -n 's/.* -o \([^ ]*\.o\) .*/\1/p')
+  printf '%d' "$count"
+}
+
 # build PRESET TARGET...: configures build/PRESET and builds the targets there; says how long it will take.
 build() {
   local preset=$1 log="build/$1.log" jobs steps start=$SECONDS pid
@@ -167,11 +176,10 @@ build() {
     stop "configuring build/$preset failed; $log says why (a build folder that was moved here must be deleted first)"
   fi
   jobs=$(build_jobs)
-  steps=$({ ninja -C "build/$preset" -n "$@" 2>/dev/null || true; } | sed -n 's/^\[[0-9]*\/\([0-9]*\)\].*/\1/p' | tail -n 1)
-  if [ -z "$steps" ]; then return; fi
-  # A file takes one core about eight seconds: -O3 on templates and long vectors. The first two steps look for new files.
-  if [ "$steps" -gt 2 ]; then
-    say "Building $steps files in build/$preset with $jobs at once: about $(duration $((steps * 8 / jobs))) on this machine."
+  steps=$(missing_objects "$preset" "$@")
+  # A file takes one core about eight seconds: -O3 on templates and long vectors.
+  if [ "$steps" -gt 0 ]; then
+    say "Building $steps files in build/$preset, $jobs at once: about $(duration $((steps * 8 / jobs + 1))) on this machine."
   fi
   ninja -C "build/$preset" -j "$jobs" "$@" >>"$log" 2>&1 </dev/null &
   pid=$!
@@ -180,7 +188,7 @@ build() {
     grep -a -m 1 -A 12 '^FAILED:' "$log" >&2 || tail -n 12 "$log" >&2
     stop "building failed; $log holds every message"
   fi
-  if [ "$steps" -gt 2 ]; then say "Built in $(duration $((SECONDS - start)))."; fi
+  if [ "$steps" -gt 0 ]; then say "Built in $(duration $((SECONDS - start)))."; fi
 }
 
 # ---------------------------------------------------------------------------------------------------------------------------- mpirun
