@@ -29,3 +29,16 @@ function(yard_library name)
   add_library(${name} STATIC ${sources})
   target_link_libraries(${name} PUBLIC yard_options ${ARGN})
 endfunction()
+
+# yard_protos(name files...): messages, generated so that "proto/config.proto" is included as "proto/config.pb.h" from anywhere.
+# Not protobuf_generate: it writes to the build folder's top, where no include from the root finds it.
+function(yard_protos name)
+  foreach(file ${ARGN})
+    file(RELATIVE_PATH path ${PROJECT_SOURCE_DIR} ${file})
+    string(REGEX REPLACE "\\.proto$" ".pb" stem ${PROJECT_BINARY_DIR}/${path})
+    add_custom_command(OUTPUT ${stem}.cc ${stem}.h COMMAND protobuf::protoc --cpp_out=${PROJECT_BINARY_DIR} -I ${PROJECT_SOURCE_DIR} ${file}
+                       DEPENDS ${file} COMMENT "Generating ${path}" VERBATIM)
+    set_source_files_properties(${stem}.cc PROPERTIES COMPILE_OPTIONS -w)
+    target_sources(${name} PRIVATE ${stem}.cc ${stem}.h)
+  endforeach()
+endfunction()

@@ -36,8 +36,10 @@ class Random {
  public:
   constexpr explicit Random(std::uint64_t key) : key_(key) {}
 
-  constexpr std::array<std::uint32_t, 4> block(std::uint64_t counter) const {
-    std::array<std::uint32_t, 4> c = {static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32), 0, 0};
+  /// Four draws at once; `high` is the upper half of the generator's 128-bit counter.
+  constexpr std::array<std::uint32_t, 4> block(std::uint64_t counter, std::uint64_t high = 0) const {
+    std::array<std::uint32_t, 4> c = {static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32),
+                                      static_cast<std::uint32_t>(high), static_cast<std::uint32_t>(high >> 32)};
     auto k0 = static_cast<std::uint32_t>(key_);
     auto k1 = static_cast<std::uint32_t>(key_ >> 32);
     for (int round = 0; round < 10; ++round) {

@@ -8,7 +8,7 @@ namespace yard::ops {
 /// g = grad * grad_scale; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
 /// master -= rate * (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon) + decay * master).
 struct AdamWSettings {
-  float rate = 0, beta1 = 0.9F, beta2 = 0.95F, epsilon = 1e-8F, decay = 0, grad_scale = 1;
+  double rate = 0, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, decay = 0, grad_scale = 1;  // f64: 1 - beta would lose digits
   Index t = 1;
 };
 /// grad, first, second, master: (n) f32. `value` (n) f32 or bf16 receives the new master, rounded; it may be `master` itself.

@@ -1,0 +1,246 @@
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <exception>
+#include <numeric>
+
+#include "comm/mpi_transfer.h"
+
+namespace yard {
+namespace {
+
+std::byte* byte_at(const Tensor& tensor, Index offset) { return static_cast<std::byte*>(tensor.raw()) + offset; }
+
+/// part = the sum of the ranks' pieces in rank order, in blocks that stay in the first cache; `part` may be the own piece.
+void add_in_rank_order(const std::vector<const float*>& pieces, float* part, Index elements) {
+  constexpr Index kBlock = 2048;
+  const Index blocks = (elements + kBlock - 1) / kBlock;
+#pragma omp parallel for schedule(static) if (elements > 65536)
+  for (Index block = 0; block < blocks; ++block) {
+    std::array<float, kBlock> sum;
+    const Index first = block * kBlock;
+    const Index count = std::min(kBlock, elements - first);
+    std::copy_n(pieces[0] + first, count, sum.data());
+    for (std::size_t piece = 1; piece < pieces.size(); ++piece) {
+      const float* values = pieces[piece] + first;
+      for (Index i = 0; i < count; ++i) sum[static_cast<std::size_t>(i)] += values[i];
+    }
+    std::copy_n(sum.data(), count, part + first);
+  }
+}
+
+MPI_Datatype mpi_type(DType type) { return type == DType::f32 ? MPI_FLOAT : type == DType::f64 ? MPI_DOUBLE : MPI_INT64_T; }
+MPI_Op mpi_op(Reduce reduce) { return reduce == Reduce::sum ? MPI_SUM : reduce == Reduce::max ? MPI_MAX : MPI_MIN; }
+
+class MpiCommunicator final : public Communicator {
+ public:
+  MpiCommunicator(std::shared_ptr<MpiState> state, FlightRecorder& own, Membership members, MPI_Comm comm, MpiLimits limits)
+      : Communicator(own, std::move(members)), state_(std::move(state)), comm_(comm), limits_(limits) {}
+  ~MpiCommunicator() override {
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (finalized == 0 && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+  }
+
+  void progress() override {
+    for (std::size_t i = 0; i < state_->under_way.size(); ++i) state_->under_way[i]->progress();
+  }
+
+ private:
+  using Started = std::unique_ptr<Transfer>;
+
+  std::unique_ptr<MpiTransfer> transfer(std::string_view op) const { return std::make_unique<MpiTransfer>(state_, op, name()); }
+  void ok(int code, std::string_view op) const { check_mpi(code, op, name()); }
+  static void check_host(std::string_view op, const Tensor& tensor) {
+    check(tensor.device().type == DeviceType::cpu, "", op,
+          " over MPI moves tensors of the host; tensors of a device need run.communication=staged");
+  }
+  /// Rows of `width` bytes in one message.
+  Index rows_at_once(Index width) const { return std::clamp<Index>(limits_.move_bytes / width, 1, limits_.move_rows); }
+
+  /// Posts the messages that bring `rows` rows from `peer` to `into`; both sides cut them alike.
+  void receive_rows(MpiTransfer& into, std::byte* values, Index rows, Index width, int peer) const {
+    const Index most = rows_at_once(width);
+    for (Index row = 0; row < rows; row += most) {
+      const int count = static_cast<int>(std::min(most, rows - row));
+      ok(MPI_Irecv(values + row * width, count, state_->row_type(width), peer, 0, comm_, into.next()), "MPI_Irecv");
+    }
+  }
+  void send_rows(MpiTransfer& from, const std::byte* values, Index rows, Index width, int peer) const {
+    const Index most = rows_at_once(width);
+    for (Index row = 0; row < rows; row += most) {
+      const int count = static_cast<int>(std::min(most, rows - row));
+      ok(MPI_Isend(values + row * width, count, state_->row_type(width), peer, 0, comm_, from.next()), "MPI_Isend");
+    }
+  }
+  /// The others, such that at each turn every rank sends to another one.
+  int sends_to(int turn) const { return (rank() + turn) % size(); }
+  int receives_from(int turn) const { return (rank() - turn + size()) % size(); }
+
+  Started do_all_reduce(Stream&, const Tensor& inout, Reduce reduce, When when) override {
+    check_host("all_reduce", inout);
+    auto work = when == When::now ? nullptr : transfer("all_reduce");
+    const auto width = static_cast<Index>(size_of(inout.dtype()));
+    for (Index first = 0; first < inout.elements(); first += limits_.reduce_elements) {
+      const int count = static_cast<int>(std::min(limits_.reduce_elements, inout.elements() - first));
+      std::byte* values = byte_at(inout, first * width);
+      if (work) {
+        ok(MPI_Iallreduce(MPI_IN_PLACE, values, count, mpi_type(inout.dtype()), mpi_op(reduce), comm_, work->next()), "all_reduce");
+      } else {
+        ok(MPI_Allreduce(MPI_IN_PLACE, values, count, mpi_type(inout.dtype()), mpi_op(reduce), comm_), "all_reduce");
+      }
+    }
+    if (work) work->keep(inout);
+    return work;
+  }
+
+  Started do_all_gather(Stream&, const Tensor& part, const Tensor& whole, When when) override {
+    check_host("all_gather", whole);
+    if (whole.bytes() == 0) return nullptr;
+    auto work = when == When::now ? nullptr : transfer("all_gather");
+    const Index width = row_bytes(part);
+    const Index rows = part.length();
+    const Index most = rows_at_once(width);
+    const bool in_place = part.raw() == byte_at(whole, rank() * rows * width);
+    for (Index first = 0; first < rows; first += most) {
+      const Index count = std::min(most, rows - first);
+      // A spread element is this block of one rank's part, and the next one lies in the next rank's part.
+      const bool whole_part = count == rows;
+      const MPI_Datatype row = state_->row_type(width);
+      MpiType spread = whole_part ? MpiType() : make_spread_type(row, count, rows * width);
+      const void* from = in_place ? MPI_IN_PLACE : byte_at(part, first * width);
+      std::byte* into = byte_at(whole, first * width);
+      const int sent = static_cast<int>(count);
+      const int received = whole_part ? sent : 1;
+      const MPI_Datatype type = whole_part ? row : spread.get();
+      if (work) {
+        ok(MPI_Iallgather(from, sent, row, into, received, type, comm_, work->next()), "all_gather");
+        work->keep(std::move(spread));
+      } else {
+        ok(MPI_Allgather(from, sent, row, into, received, type, comm_), "all_gather");
+      }
+    }
+    if (work) {
+      work->keep(part);
+      work->keep(whole);
+    }
+    return work;
+  }
+
+  /// Every rank sends each other one its piece and adds up what arrives: as few bytes as can be, and the order of the sum is the ranks'.
+  Started do_reduce_scatter(Stream& stream, const Tensor& whole, const Tensor& part, When) override {
+    check_host("reduce_scatter", whole);
+    if (whole.bytes() == 0) return nullptr;
+    auto work = transfer("reduce_scatter");
+    const Index width = row_bytes(part);
+    const auto bytes = static_cast<Index>(part.bytes());
+    const Tensor arriving(stream, {size() - 1, part.elements()});
+    std::vector<const float*> pieces(static_cast<std::size_t>(size()));
+    pieces[static_cast<std::size_t>(rank())] = whole.data<float>() + rank() * part.elements();
+    for (int turn = 1; turn < size(); ++turn) {
+      const int peer = receives_from(turn);
+      std::byte* into = byte_at(arriving, (turn - 1) * bytes);
+      pieces[static_cast<std::size_t>(peer)] = arriving.data<float>() + (turn - 1) * part.elements();
+      receive_rows(*work, into, part.length(), width, peer);
+    }
+    for (int turn = 1; turn < size(); ++turn) {
+      send_rows(*work, byte_at(whole, sends_to(turn) * bytes), part.length(), width, sends_to(turn));
+    }
+    work->keep(whole);
+    work->keep(part);
+    work->keep(arriving);
+    work->then([pieces = std::move(pieces), values = part.data<float>(), elements = part.elements()] {
+      add_in_rank_order(pieces, values, elements);
+    });
+    return work;
+  }
+
+  /// Messages between pairs rather than MPI_Alltoallv: as fast, the displacements cannot overflow, and each pair cuts what is too long by
+  /// itself, where a collective would need every rank to know the largest count of all.
+  Started do_all_to_all(Stream&, const Tensor& in, std::span<const Index> send, const Tensor& out, std::span<const Index> receive,
+                        When) override {
+    check_host("all_to_all", in);
+    const Index width = row_bytes(in);
+    if (width == 0) return nullptr;
+    auto work = transfer("all_to_all");
+    work->reserve(2 * static_cast<std::size_t>(size()));
+    std::vector<Index> to(send.size());
+    std::vector<Index> from(receive.size());
+    std::exclusive_scan(send.begin(), send.end(), to.begin(), Index{0});
+    std::exclusive_scan(receive.begin(), receive.end(), from.begin(), Index{0});
+    for (int turn = 1; turn < size(); ++turn) {
+      const auto peer = static_cast<std::size_t>(receives_from(turn));
+      receive_rows(*work, byte_at(out, from[peer] * width), receive[peer], width, receives_from(turn));
+    }
+    for (int turn = 1; turn < size(); ++turn) {
+      const auto peer = static_cast<std::size_t>(sends_to(turn));
+      send_rows(*work, byte_at(in, to[peer] * width), send[peer], width, sends_to(turn));
+    }
+    const auto me = static_cast<std::size_t>(rank());
+    if (send[me] > 0) std::memcpy(byte_at(out, from[me] * width), byte_at(in, to[me] * width), static_cast<std::size_t>(send[me] * width));
+    work->keep(in);
+    work->keep(out);
+    return work;
+  }
+
+  Started do_broadcast(Stream&, const Tensor& inout, int root) override {
+    check_host("broadcast", inout);
+    if (inout.bytes() == 0) return nullptr;
+    auto work = transfer("broadcast");
+    const bool scalar = inout.shape().rank() == 0;
+    const Index width = row_bytes(inout);
+    const Index rows = scalar ? 1 : inout.length();
+    const Index most = rows_at_once(width);
+    for (Index row = 0; row < rows; row += most) {
+      const int count = static_cast<int>(std::min(most, rows - row));
+      ok(MPI_Ibcast(byte_at(inout, row * width), count, state_->row_type(width), root, comm_, work->next()), "broadcast");
+    }
+    work->keep(inout);
+    return work;
+  }
+
+  Started do_send_receive(Stream&, const Tensor& out, int to, const Tensor& in, int from) override {
+    check_host("send_receive", in);
+    const Index width = row_bytes(in);
+    if (to == rank() && in.bytes() > 0) std::memcpy(in.raw(), out.raw(), in.bytes());
+    if (to == rank() || width == 0) return nullptr;
+    auto work = transfer("send_receive");
+    receive_rows(*work, byte_at(in, 0), in.length(), width, from);
+    send_rows(*work, byte_at(out, 0), out.length(), width, to);
+    work->keep(in);
+    work->keep(out);
+    return work;
+  }
+
+  void do_barrier() override { ok(MPI_Barrier(comm_), "barrier"); }
+
+  std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
+    MPI_Comm part = MPI_COMM_NULL;
+    ok(MPI_Comm_split(comm_, color, key, &part), "split");
+    Membership chosen{std::move(name), 0, {}, {}};
+    int count = 0;
+    ok(MPI_Comm_rank(part, &chosen.rank), "split");
+    ok(MPI_Comm_size(part, &count), "split");
+    std::vector<int> parents(static_cast<std::size_t>(count));
+    const int mine = rank();
+    ok(MPI_Allgather(&mine, 1, MPI_INT, parents.data(), 1, MPI_INT, part), "split");
+    for (const int parent : parents) {
+      chosen.world_ranks.push_back(world_ranks()[static_cast<std::size_t>(parent)]);
+      chosen.nodes.push_back(nodes()[static_cast<std::size_t>(parent)]);
+    }
+    return std::make_unique<MpiCommunicator>(state_, recorder(), std::move(chosen), part, limits_);
+  }
+
+  std::shared_ptr<MpiState> state_;
+  MPI_Comm comm_;
+  MpiLimits limits_;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_mpi_communicator(std::shared_ptr<MpiState> state, FlightRecorder& recorder, Membership members,
+                                                    MPI_Comm comm, MpiLimits limits) {
+  return std::make_unique<MpiCommunicator>(std::move(state), recorder, std::move(members), comm, limits);
+}
+
+}  // namespace yard

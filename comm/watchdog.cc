@@ -1,0 +1,169 @@
+#include "comm/watchdog.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <thread>
+
+#include "comm/watchdog_report.h"
+
+namespace yard {
+namespace {
+
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nobody sets variables
+  return value == nullptr ? "" : value;
+}
+
+/// The same on every rank of a job, another for every job.
+std::string job_of_environment() {
+  const std::string pmix = variable("PMIX_NAMESPACE");
+  if (!pmix.empty()) return pmix;
+  const std::string slurm = variable("SLURM_JOB_ID");
+  return slurm.empty() ? std::to_string(getpid()) : slurm + "." + variable("SLURM_STEP_ID");
+}
+
+std::string temporary_folder(const std::string& job) {
+  std::error_code failed;
+  const auto base = std::filesystem::temp_directory_path(failed);
+  return ((failed ? std::filesystem::path("/tmp") : base) / fmt::format("switchyard-{}-{}", getuid(), job)).string();
+}
+
+void write_to_stderr(const std::string& text) {
+  std::fflush(nullptr);
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
+}
+
+}  // namespace
+
+class Watchdog::Impl {
+ public:
+  Impl(const FlightRecorder& recorder, WatchdogOptions options) : recorder_(recorder), options_(std::move(options)) {
+    if (options_.job.empty()) options_.job = job_of_environment();
+    if (options_.folder.empty()) options_.folder = temporary_folder(options_.job);
+    if (!options_.write) options_.write = write_to_stderr;
+    if (!options_.exit) options_.exit = [] { _exit(1); };
+    if (options_.seconds <= 0) return;
+    remove(watchdog_file(options_.folder, options_.rank));
+    thread_ = std::jthread([this](const std::stop_token& stop) {
+      try {
+        watch(stop);
+      } catch (const std::exception& error) {
+        options_.write(fmt::format("watchdog: rank {} is no longer watched: {}\n", options_.rank, error.what()));
+      }
+    });
+  }
+
+  void set_folder(const std::string& folder) {
+    if (options_.seconds > 0) remove(watchdog_file(folder, options_.rank));
+    const std::lock_guard lock(mutex_);
+    options_.folder = folder;
+  }
+
+ private:
+  static void remove(const std::string& path) {
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);
+  }
+  std::string folder() {
+    const std::lock_guard lock(mutex_);
+    return options_.folder;
+  }
+  /// There while some rank is past its deadline: then those that have waited for a shorter time report too.
+  std::string alarm_file(const std::string& where) const { return where + "/watchdog-alarm-" + options_.job; }
+  /// False when the watchdog is to stop.
+  bool sleep(const std::stop_token& stop, double seconds) {
+    std::unique_lock lock(mutex_);
+    return !changed_.wait_for(lock, stop, std::chrono::duration<double>(seconds), [&] { return stop.stop_requested(); });
+  }
+  bool still_in(const FlightRecord& record) const {
+    const auto now = recorder_.waiting();
+    return now && now->id == record.id;
+  }
+
+  void watch(const std::stop_token& stop) {
+    const double tick = std::clamp(options_.seconds / 10, 0.01, 0.2);
+    const double short_wait = std::min(options_.seconds / 2, 1.0);
+    auto last = Clock::now();
+    std::optional<FlightRecord> watched;
+    bool reported = false;
+    double waited = 0;  // counted in ticks of at most a second: a job that was suspended has not waited
+    while (sleep(stop, tick)) {
+      const auto now = Clock::now();
+      const double passed = std::min(seconds_between(std::exchange(last, now), now), 1.0);
+      const auto current = recorder_.waiting();
+      if (!current || !watched || current->id != watched->id) {
+        if (reported) remove(watchdog_file(folder(), options_.rank));
+        reported = false;
+        waited = current ? std::min(seconds_between(current->waiting, now), passed) : 0;
+        watched = current;
+        if (!current) continue;
+      } else {
+        waited += passed;
+      }
+      if (waited > options_.seconds) {
+        if (judge(stop, *current)) return;
+        watched.reset();
+        last = Clock::now();
+      } else if (!reported && waited > short_wait && std::filesystem::exists(alarm_file(folder()))) {
+        reported = true;
+        write_watchdog_file(folder(), options_.rank, watchdog_report(recorder_, *current, options_.rank, options_.job, false));
+      }
+    }
+  }
+
+  /// Reports, waits for the others' reports, and ends the job unless the collective has ended meanwhile. True: nothing is left to watch.
+  bool judge(const std::stop_token& stop, const FlightRecord& record) {
+    const std::string where = folder();
+    const auto own = watchdog_report(recorder_, record, options_.rank, options_.job, true);
+    const bool written = write_watchdog_file(where, options_.rank, own);
+    std::ofstream(alarm_file(where)) << options_.rank << "\n";
+    options_.write(open_collectives(own) +
+                   fmt::format("watchdog: rank {}: its last collectives are {} {}\n", options_.rank,
+                               written ? "in" : "lost, since this cannot be written:", watchdog_file(where, options_.rank)));
+    if (!sleep(stop, options_.grace)) return true;
+    auto reports = read_watchdog_files(where, options_.ranks, options_.job);
+    reports.emplace(options_.rank, own);
+    const auto speaker =
+        std::find_if(reports.begin(), reports.end(), [](const auto& report) { return report.second.value("late", false); });
+    // The others hold back while the lowest ends the job, and speak if it was released instead.
+    if (speaker->first != options_.rank && !sleep(stop, options_.last_resort)) return true;
+    if (still_in(record)) {
+      remove(alarm_file(where));
+      options_.write(watchdog_sentence(reports, options_.seconds) + "\n");
+      end_job(stop);
+      return true;
+    }
+    remove(alarm_file(where));
+    remove(watchdog_file(where, options_.rank));
+    return false;
+  }
+
+  /// The call that ends the job may itself hang after a link was cut.
+  void end_job(const std::stop_token& stop) {
+    const std::jthread ending([this] {
+      if (options_.abort) options_.abort();
+    });
+    if (sleep(stop, options_.last_resort)) options_.exit();
+  }
+
+  const FlightRecorder& recorder_;
+  WatchdogOptions options_;
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::jthread thread_;  // last: it is joined before the rest goes
+};
+
+Watchdog::Watchdog(const FlightRecorder& recorder, WatchdogOptions options) : impl_(std::make_unique<Impl>(recorder, std::move(options))) {}
+Watchdog::~Watchdog() = default;
+void Watchdog::set_folder(const std::string& folder) { impl_->set_folder(folder); }
+
+}  // namespace yard

@@ -1,0 +1,152 @@
+#include "comm/watchdog_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+namespace yard {
+namespace {
+
+using nlohmann::json;
+
+/// {3} is "rank 3", {1, 2, 5} is "ranks 1, 2 and 5".
+std::string names_of(const std::vector<int>& ranks) {
+  constexpr std::size_t kShown = 16;
+  const std::size_t shown = std::min(ranks.size(), kShown);
+  std::string result = ranks.size() == 1 ? "rank " : "ranks ";
+  for (std::size_t i = 0; i < shown; ++i) {
+    const bool last = i + 1 == ranks.size();
+    result += (i == 0 ? "" : last ? " and " : ", ") + std::to_string(ranks[i]);
+  }
+  return shown == ranks.size() ? result : result + fmt::format(" and {} others", ranks.size() - shown);
+}
+
+std::string describe(const json& entry) {
+  return fmt::format("{} ({} number {} on {})", entry.at("label").get<std::string>(), entry.at("op").get<std::string>(),
+                     entry.at("sequence").get<std::uint64_t>(), entry.at("communicator").get<std::string>());
+}
+
+json entry_of(const FlightRecord& record, const std::vector<FlightRecorder::Channel>& channels, Clock::time_point now) {
+  const auto& channel = channels[static_cast<std::size_t>(record.channel)];
+  const bool ended = record.state == CollectiveState::done || record.state == CollectiveState::abandoned;
+  const auto from = record.state == CollectiveState::waiting ? record.waiting : record.started;
+  return {{"communicator", channel.name},
+          {"members", channel.members},
+          {"sequence", record.sequence},
+          {"op", record.op},
+          {"label", record.label.text()},
+          {"phase", record.label.phase},
+          {"layer", record.label.layer},
+          {"rows", record.rows},
+          {"bytes", record.bytes},
+          {"state", name_of(record.state)},
+          {"seconds", seconds_between(from, ended ? record.ended : now)},
+          {"seconds_ago", seconds_between(record.started, now)}};
+}
+
+/// What the reports say together about the collective that one rank waits in.
+struct Verdict {
+  std::vector<int> silent;                      // of its members: no report
+  std::vector<std::pair<int, json>> elsewhere;  // report, but have not entered it; and what they wait in
+};
+
+Verdict judge(const json& waiting, const std::map<int, json>& reports) {
+  Verdict verdict;
+  for (const int member : waiting.at("members").get<std::vector<int>>()) {
+    const auto report = reports.find(member);
+    if (report == reports.end()) {
+      verdict.silent.push_back(member);
+      continue;
+    }
+    const json& channels = report->second.at("communicators");
+    const bool entered = std::any_of(channels.begin(), channels.end(), [&](const json& channel) {
+      return channel.at("name") == waiting.at("communicator") && channel.at("members") == waiting.at("members") &&
+             channel.at("sequence").get<std::uint64_t>() >= waiting.at("sequence").get<std::uint64_t>();
+    });
+    if (!entered) verdict.elsewhere.emplace_back(member, report->second.at("waiting"));
+  }
+  return verdict;
+}
+
+std::string missing_of(const Verdict& verdict) {
+  if (!verdict.silent.empty()) {
+    const bool one = verdict.silent.size() == 1;
+    return fmt::format("{} {} missing ({} in no collective)", names_of(verdict.silent), one ? "is" : "are", one ? "it waits" : "they wait");
+  }
+  if (verdict.elsewhere.empty()) return "no rank is missing, so the transfer itself hangs";
+  std::vector<int> ranks;
+  for (const auto& [rank, where] : verdict.elsewhere) ranks.push_back(rank);
+  const auto& [rank, where] = verdict.elsewhere.front();
+  return fmt::format("{} {} missing, and rank {} waits in {}", names_of(ranks), ranks.size() == 1 ? "is" : "are", rank, describe(where));
+}
+
+}  // namespace
+
+json watchdog_report(const FlightRecorder& recorder, const FlightRecord& waiting, int rank, const std::string& job, bool late) {
+  const auto records = recorder.records();
+  const auto channels = recorder.channels();  // after the records, so that it knows all of their communicators
+  const auto now = Clock::now();
+  json report{{"rank", rank}, {"job", job}, {"late", late}, {"waiting", entry_of(waiting, channels, now)}};
+  for (const auto& channel : channels) {
+    report["communicators"].push_back({{"name", channel.name}, {"members", channel.members}, {"sequence", channel.sequence}});
+  }
+  for (const FlightRecord& record : records) report["records"].push_back(entry_of(record, channels, now));
+  return report;
+}
+
+std::string open_collectives(const json& report) {
+  std::string text;
+  for (const json& entry : report.at("records")) {
+    const auto state = entry.at("state").get<std::string>();
+    if (state != "started" && state != "waiting") continue;
+    text +=
+        fmt::format("watchdog: rank {}: {}, {} rows, {} bytes, entered {:.1f} s ago, {}\n", report.at("rank").get<int>(), describe(entry),
+                    entry.at("rows").get<Index>(), entry.at("bytes").get<Index>(), entry.at("seconds_ago").get<double>(), state);
+  }
+  return text;
+}
+
+std::string watchdog_file(const std::string& folder, int rank) { return fmt::format("{}/watchdog-rank-{}.json", folder, rank); }
+
+bool write_watchdog_file(const std::string& folder, int rank, const json& report) {
+  std::error_code failed;
+  std::filesystem::create_directories(folder, failed);
+  const std::string path = watchdog_file(folder, rank);
+  {
+    std::ofstream out(path + ".new");
+    out << report.dump(1) << "\n";
+    if (!out.flush()) return false;
+  }
+  std::filesystem::rename(path + ".new", path, failed);
+  return !failed;
+}
+
+std::map<int, json> read_watchdog_files(const std::string& folder, int ranks, const std::string& job) {
+  std::map<int, json> result;
+  for (int rank = 0; rank < ranks; ++rank) {
+    std::ifstream in(watchdog_file(folder, rank));
+    if (!in) continue;
+    json report = json::parse(in, nullptr, false);
+    if (report.is_object() && report.value("job", "") == job) result.emplace(rank, std::move(report));
+  }
+  return result;
+}
+
+std::string watchdog_sentence(const std::map<int, json>& reports, double limit) {
+  check(!reports.empty(), "the watchdog has no report to judge");
+  const auto* chosen = &*reports.begin();
+  for (const auto& report : reports) {
+    if (!judge(report.second.at("waiting"), reports).silent.empty()) {
+      chosen = &report;
+      break;
+    }
+  }
+  const json& waiting = chosen->second.at("waiting");
+  return fmt::format("watchdog: rank {} has waited {:.1f} s in {}: {}; run.watchdog_seconds is {:g}", chosen->first,
+                     waiting.at("seconds").get<double>(), describe(waiting), missing_of(judge(waiting, reports)), limit);
+}
+
+}  // namespace yard

@@ -1,0 +1,137 @@
+#include "core/data/loader.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/permutation.h"
+
+namespace yard {
+
+namespace {
+
+/// Tensors of a batch on the host, rows to be filled.
+Tokens blank(Stream& stream, Index sequences, Index length) {
+  Tokens tokens;
+  tokens.sequences = sequences;
+  tokens.length = length;
+  tokens.ids = Tensor(stream, {sequences * length}, DType::i32);
+  tokens.positions = Tensor(stream, {sequences * length}, DType::i32);
+  tokens.targets = Tensor(stream, {sequences * length}, DType::i32);
+  return tokens;
+}
+
+/// Distances from the start of the document, or of the window when the document began before it. `first` is the stream position of the
+/// window's first row; `ends` are positions one past documents' last tokens.
+void fill_positions(std::span<const std::int32_t> ids, Index first, std::span<const Index> ends, std::int32_t end_of_text,
+                    bool document_mask, std::span<std::int32_t> positions) {
+  auto end = std::upper_bound(ends.begin(), ends.end(), first);
+  std::int32_t position = 0;
+  for (std::size_t t = 0; t < ids.size(); ++t) {
+    if (document_mask && t > 0) {
+      const bool marked = end != ends.end() && *end == first + static_cast<Index>(t);
+      if (marked) ++end;
+      if (marked || ids[t - 1] == end_of_text) position = 0;
+    }
+    positions[t] = position++;
+  }
+}
+
+}  // namespace
+
+Loader::Loader(std::shared_ptr<const TokenStream> stream, const LoaderOptions& options, Index shard, Index shards)
+    : stream_(std::move(stream)), options_(options), shard_(shard), shards_(shards) {
+  check_input(options.length > 0, "data.length is ", options.length, "; it must be at least 1");
+  check_input(options.accumulate > 0 && options.global_batch > 0 && options.global_batch % (options.accumulate * shards) == 0,
+              "data.global_batch ", options.global_batch, " must be a multiple of data.accumulate x ranks, ", options.accumulate, " x ",
+              shards);
+  check(shard >= 0 && shard < shards, "shard ", shard, " is outside of ", shards);
+  windows_ = (stream_->length() - 1) / options.length;
+  check_input(windows_ > 0, "the data of ", stream_->name(), " is too short: ", stream_->length(),
+              " tokens do not make one window of data.length ", options.length, " and the target after it");
+}
+
+Window Loader::at(Index sequence) const {
+  const Index epoch = sequence / windows_;
+  const Index entry = sequence % windows_;
+  const Index window =
+      options_.order == Order::sequential ? entry : Permutation(key_of(options_.seed, key_of("data order"), epoch), windows_)(entry);
+  return {epoch, window * options_.length};
+}
+
+void Loader::resume(Index step, Index consumed) { origin_ = consumed - step * options_.global_batch; }
+
+Tokens Loader::batch(Stream& stream, Index step, Index micro) const {
+  check(micro >= 0 && micro < options_.accumulate, "micro-step ", micro, " is outside of ", options_.accumulate);
+  const Index length = options_.length;
+  const Index everywhere = options_.global_batch / options_.accumulate;
+  const Index mine = everywhere / shards_;
+  Tokens tokens = blank(stream, mine, length);
+  tokens.first_sequence = first_sequence(step) + micro * everywhere + shard_ * mine;
+  tokens.sequences_everywhere = everywhere;
+  const auto ids = tokens.ids.values<std::int32_t>();
+  const auto positions = tokens.positions.values<std::int32_t>();
+  const auto targets = tokens.targets.values<std::int32_t>();
+  std::vector<std::int32_t> text(static_cast<std::size_t>(length) + 1);
+  for (Index row = 0; row < mine; ++row) {
+    const Window window = at(tokens.first_sequence + row);
+    stream_->copy(window.first, text);
+    const auto begin = static_cast<std::size_t>(row * length);
+    const auto size = static_cast<std::size_t>(length);
+    std::copy(text.begin(), text.end() - 1, ids.begin() + row * length);
+    std::copy(text.begin() + 1, text.end(), targets.begin() + row * length);
+    fill_positions(ids.subspan(begin, size), window.first, stream_->document_ends(), options_.end_of_text, options_.document_mask,
+                   positions.subspan(begin, size));
+  }
+  return tokens;
+}
+
+Validation::Validation(std::shared_ptr<const TokenStream> stream, Index length, Index windows, Index sequences, std::int32_t end_of_text,
+                       bool document_mask, Index shard, Index shards)
+    : stream_(std::move(stream)),
+      length_(length),
+      windows_(windows),
+      sequences_(sequences),
+      end_of_text_(end_of_text),
+      document_mask_(document_mask),
+      shard_(shard),
+      shards_(shards) {
+  check_input(length > 0, "data.length is ", length, "; it must be at least 1");
+  check_input(windows >= 0, "data.validation_windows is ", windows, "; it must be 0 (all) or more");
+  check(sequences > 0 && shard >= 0 && shard < shards, "shard ", shard, " of ", shards, " cannot take ", sequences, " sequences a pass");
+  const Index all = (stream_->length() + length - 1) / length;
+  windows_ = std::min(all, windows > 0 ? windows : std::max<Index>(1, kDefaultTokens / length));
+}
+
+Index Validation::passes() const noexcept { return (windows_ + sequences_ * shards_ - 1) / (sequences_ * shards_); }
+
+Index Validation::targets() const noexcept { return std::min(stream_->length(), windows_ * length_); }
+
+Tokens Validation::batch(Stream& stream, Index pass) const {
+  check(pass >= 0 && pass < passes(), "validation pass ", pass, " is outside of ", passes());
+  Tokens tokens = blank(stream, sequences_, length_);
+  tokens.first_sequence = (pass * shards_ + shard_) * sequences_;
+  tokens.sequences_everywhere = sequences_ * shards_;
+  const auto ids = tokens.ids.values<std::int32_t>();
+  const auto positions = tokens.positions.values<std::int32_t>();
+  const auto targets = tokens.targets.values<std::int32_t>();
+  std::fill(ids.begin(), ids.end(), -1);
+  std::fill(targets.begin(), targets.end(), -1);
+  for (Index row = 0; row < sequences_; ++row) {
+    const Index window = tokens.first_sequence + row;
+    const Index first = window * length_;  // of the targets; the row before it, or the end of text, is the first input
+    const Index count = window < windows_ ? std::min(length_, stream_->length() - first) : 0;
+    const auto begin = static_cast<std::size_t>(row * length_);
+    const auto size = static_cast<std::size_t>(count);
+    if (count > 0) {
+      stream_->copy(first, targets.subspan(begin, size));
+      ids[begin] = first == 0 ? end_of_text_ : stream_->token(first - 1);
+      std::copy_n(targets.begin() + row * length_, count - 1, ids.begin() + row * length_ + 1);
+    }
+    // Row t reads token first + t - 1 of the stream, so that a document which ends at e starts again at the row whose input is token e.
+    fill_positions(ids.subspan(begin, static_cast<std::size_t>(length_)), first - 1, stream_->document_ends(), end_of_text_,
+                   document_mask_ && count > 0, positions.subspan(begin, static_cast<std::size_t>(length_)));
+  }
+  return tokens;
+}
+
+}  // namespace yard

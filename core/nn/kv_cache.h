@@ -1,0 +1,32 @@
+#pragma once
+
+#include <vector>
+
+#include "core/ops/attention.h"
+
+namespace yard {
+
+/// Keys (after rotation) and values of the tokens so far, for each layer: (sequences, kv_heads, capacity, head_width) in the compute dtype,
+/// allocated once. `before` says how many entries each sequence has; a forward pass appends its fresh rows after them.
+class KeyValueCache {
+ public:
+  KeyValueCache(Stream& stream, Index layers, Index sequences, Index capacity, ops::Heads heads, DType dtype) : capacity_(capacity) {
+    before_ = Tensor::zeros(stream, {sequences}, DType::i32);
+    for (Index layer = 0; layer < layers; ++layer) {
+      keys_.push_back(Tensor::zeros(stream, {sequences, heads.kv_heads, capacity, heads.width}, dtype));
+      values_.push_back(Tensor::zeros(stream, {sequences, heads.kv_heads, capacity, heads.width}, dtype));
+    }
+  }
+  const Tensor& keys(Index layer) const { return keys_.at(static_cast<std::size_t>(layer)); }
+  const Tensor& values(Index layer) const { return values_.at(static_cast<std::size_t>(layer)); }
+  const Tensor& before() const noexcept { return before_; }  // (sequences) i32
+  Index capacity() const noexcept { return capacity_; }
+  std::size_t bytes() const noexcept { return keys_.empty() ? 0 : 2 * keys_.size() * keys_.front().bytes(); }
+
+ private:
+  Index capacity_;
+  Tensor before_;
+  std::vector<Tensor> keys_, values_;
+};
+
+}  // namespace yard

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <functional>
+#include <span>
+
+#include "core/nn/module.h"
+#include "core/ops/matmul.h"
+
+namespace yard {
+
+/// A bank of matrices (groups * out, in) and its products: y = x W^T by groups of rows. Its packed copy follows the parameter's version.
+class Linear {
+ public:
+  explicit Linear(Parameter parameter, Index groups = 1) : parameter_(std::move(parameter)), groups_(groups) {}
+
+  Parameter& parameter() noexcept { return parameter_; }
+  /// The packed weights of this step.
+  const ops::Weights& weights(Stream& stream) {
+    if (packed_version_ != parameter_.version || packed_version_ == 0) {
+      check(parameter_.value.defined(), "parameter ", parameter_.name, " has no memory: make a ParameterStore first");
+      weights_ = ops::Weights(stream, parameter_.value, groups_);
+      packed_version_ = parameter_.version;
+    }
+    return weights_;
+  }
+  Tensor forward(Context& context, const Tensor& x, std::span<const Index> rows) {
+    return ops::matmul(context.stream, x, weights(context.stream), rows, x.dtype(), context.poll);
+  }
+  Tensor forward(Context& context, const Tensor& x) {
+    const Index rows = x.rows();
+    return forward(context, x, {&rows, 1});
+  }
+  /// Returns dx in dy's dtype; adds to the parameter's gradient.
+  Tensor backward(Context& context, const Tensor& dy, const Tensor& x, std::span<const Index> rows) {
+    if (parameter_.grad.defined()) ops::matmul_backward_weight(context.stream, dy, x, rows, parameter_.grad, context.poll);
+    return ops::matmul_backward_input(context.stream, dy, weights(context.stream), rows, dy.dtype(), context.poll);
+  }
+  Tensor backward(Context& context, const Tensor& dy, const Tensor& x) {
+    const Index rows = x.rows();
+    return backward(context, dy, x, {&rows, 1});
+  }
+
+ private:
+  Parameter parameter_;
+  Index groups_;
+  ops::Weights weights_;
+  std::uint64_t packed_version_ = 0;
+};
+
+}  // namespace yard

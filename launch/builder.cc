@@ -1,0 +1,110 @@
+#include "launch/builder.h"
+
+#include "core/nn/routers/softmax_top_k.h"
+#include "launch/model_from_config.h"
+#include "parallel/exchange/direct.h"
+#include "parallel/moe_layer.h"
+
+namespace yard {
+namespace {
+
+LossSettings loss_settings(const RunConfig& config) {
+  LossSettings losses;
+  losses.balance = static_cast<float>(config.losses().balance());
+  losses.z = static_cast<float>(config.losses().z());
+  losses.scope = config.losses().scope() == RunConfig::Scope::sequence ? LossSettings::Scope::sequence : LossSettings::Scope::batch;
+  losses.convention = config.losses().convention() == RunConfig::Convention::huggingface ? LossSettings::Convention::huggingface
+                                                                                         : LossSettings::Convention::megatron;
+  return losses;
+}
+
+ForcedRouting forced_routing(const RunConfig& config) {
+  switch (config.run().routing()) {
+    case RunConfig::Routing::balanced: return ForcedRouting::balanced;
+    case RunConfig::Routing::skewed: return ForcedRouting::skewed;
+    default: return ForcedRouting::natural;
+  }
+}
+
+std::unique_ptr<Router> make_softmax_top_k(const RouterPlace& place, const RunConfig& config, const SumOverRanks& /*sum*/) {
+  const auto& router = config.model().router();
+  SoftmaxTopKSettings settings;
+  settings.normalize = router.normalize();
+  settings.scale = static_cast<float>(router.scale());
+  settings.capacity_factor = static_cast<float>(router.capacity_factor());
+  settings.evaluation_capacity = static_cast<float>(router.evaluation_capacity());
+  settings.group_sequences = router.has_group_sequences() ? router.group_sequences() : 1;
+  settings.drop = router.drop() == RunConfig::Drop::weight ? ops::DropPolicy::weight : ops::DropPolicy::position;
+  settings.jitter = static_cast<float>(router.jitter());
+  settings.forced = forced_routing(config);
+  settings.skew = static_cast<float>(config.run().skew());
+  settings.losses = loss_settings(config);
+  return std::make_unique<SoftmaxTopK>(place, settings);
+}
+
+std::string kinds_of(const RouterTable& routers) {
+  std::string kinds;
+  for (const auto& [kind, make] : routers) kinds += (kinds.empty() ? "" : ", ") + kind;
+  return kinds;
+}
+
+}  // namespace
+
+RouterTable default_routers() {
+  return {
+      {"softmax_top_k", make_softmax_top_k},
+  };
+}
+
+void Model::allocate(Stream& stream, Mesh& mesh, bool train) {
+  ParameterStore::Settings settings;
+  settings.compute = transformer->compute();
+  settings.train = train;
+  settings.replicas = [&mesh](ParamKind kind) { return static_cast<Index>(mesh.replicas(kind).size()); };
+  parameters = std::make_unique<ParameterStore>(stream, [this](const auto& see) { visit(see); }, settings);
+}
+
+Model build_model(const RunConfig& config, Mesh& mesh, Stream& stream, DType compute, const RouterTable& routers) {
+  const ModelShape shape = shape_from_config(config);
+  const std::string& kind = config.model().router().kind();
+  const auto make_router = routers.find(kind);
+  check_input(make_router != routers.end(), "model.router.kind '", kind, "' is not known; this build has ", kinds_of(routers));
+  const SumOverRanks sum = [&mesh](Context& context, const Tensor& values) {
+    return mesh.world().all_reduce(context.stream, context.profiler, {"router.state"}, values);
+  };
+
+  Model model;
+  model.totals = std::make_unique<RoutingTotals>(stream, shape.moe_layers(), shape.experts);
+  const auto make_moe = [&](Index layer) -> std::unique_ptr<Module> {
+    Communicator& group = mesh.along(Axis::expert);
+    const std::string prefix = names::layer(layer) + "block_sparse_moe.";
+    RouterPlace place;
+    place.layer = layer;
+    place.moe_layer = static_cast<Index>(model.reports.size());
+    place.moe_layers = shape.moe_layers();
+    place.width = shape.width;
+    place.experts = shape.experts;
+    place.top_k = shape.top_k;
+    place.deviation = shape.deviation;
+    place.name = prefix;
+    model.reports.push_back(std::make_shared<RouterReport>(stream, shape.experts));
+
+    MoeLayer::Parts parts;
+    parts.router = make_router->second(place, config, sum);
+    parts.exchange = std::make_unique<DirectExchange>(group, shape.experts, static_cast<int>(layer));
+    const Index local = shape.experts / group.size();
+    parts.experts = make_experts(shape, layer, local * group.rank(), local);
+    if (shape.shared_hidden > 0) {
+      parts.shared = std::make_unique<SharedExperts>(make_dense_bank(shape, layer, shape.shared_hidden, prefix + "shared_experts."),
+                                                     shape.shared_gate ? prefix + "shared_expert_gate.weight" : "", shape.width,
+                                                     shape.deviation);
+    }
+    parts.report = model.reports.back();
+    parts.keyed = shape.expert_dropout > 0;
+    return std::make_unique<MoeLayer>(std::move(parts));
+  };
+  model.transformer = std::make_unique<Transformer>(shape, compute, make_moe);
+  return model;
+}
+
+}  // namespace yard

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/nn/routers/router.h"
+#include "core/nn/transformer.h"
+#include "parallel/mesh.h"
+#include "proto/config.pb.h"
+
+namespace yard {
+
+/// Makes the router of one layer from the configuration; `sum` adds a tensor up over all ranks, for state that is not learned by gradient.
+using MakeRouter = std::function<std::unique_ptr<Router>(const RouterPlace&, const RunConfig&, const SumOverRanks& sum)>;
+/// Every kind of router by the name that model.router.kind takes. To add one: write its file in core/nn/routers, and its line here.
+using RouterTable = std::map<std::string, MakeRouter>;
+RouterTable default_routers();
+
+/// A model whose experts are spread over a mesh, with what its layers report.
+struct Model {
+  std::unique_ptr<Transformer> transformer;
+  std::vector<std::shared_ptr<RouterReport>> reports;  // of each MoE layer
+  std::unique_ptr<RoutingTotals> totals;
+  std::unique_ptr<ParameterStore> parameters;          // empty until `allocate`
+
+  void visit(const std::function<void(Index group, Parameter&)>& see) { transformer->visit(see); }
+  /// Gives the parameters their memory; values are uninitialised.
+  void allocate(Stream&, Mesh&, bool train);
+};
+
+/// Turns a resolved configuration into a model on this rank of the mesh, without memory for its parameters. Throws InputError for what the
+/// table does not know.
+Model build_model(const RunConfig& resolved, Mesh&, Stream&, DType compute, const RouterTable& routers = default_routers());
+
+}  // namespace yard

@@ -1,0 +1,185 @@
+#include "launch/config_rules.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "launch/config_fields.h"
+#include "launch/config_limits.h"
+
+namespace yard {
+
+namespace {
+using Int = std::int64_t;
+
+Int rounded_up(Int value, Int divisor) { return (value + divisor - 1) / divisor; }
+
+/// Its divisors in words, "1, 2, 3 or 6"; the smallest eight when there are more.
+std::string divisors(Int of) {
+  std::vector<std::string> words;
+  for (Int i = 1; i <= of && words.size() < 8; ++i) {
+    if (of % i == 0) words.push_back(std::to_string(i));
+  }
+  return listed(words, "or");
+}
+
+void resolve_mesh(RunConfig& config, Int ranks) {
+  RunConfig::Mesh& mesh = *config.mutable_mesh();
+  const Int experts = config.model().experts();
+  const Int expert = mesh.expert();
+  check_input(experts % expert == 0, "model.experts is ", experts, ", which mesh.expert ", expert, " does not divide: mesh.expert may be ",
+              divisors(experts));
+  if (!mesh.has_data()) {
+    check_input(ranks % expert == 0, "mesh.expert is ", expert, ", but ", ranks, ranks == 1 ? " rank runs" : " ranks run",
+                ", which is no multiple of it: start with 'mpirun -np ", rounded_up(ranks, expert) * expert,
+                "', or give a mesh.expert that divides ", ranks);
+    mesh.set_data(ranks / expert);
+  }
+  check_input(expert * mesh.data() == ranks, "mesh.expert x mesh.data is ", expert, " x ", mesh.data(), " = ", expert * mesh.data(),
+              ", but ", ranks, ranks == 1 ? " rank runs" : " ranks run", ": start with 'mpirun -np ", expert * mesh.data(),
+              "', or give a mesh.expert and mesh.data whose product is ", ranks);
+}
+
+void resolve_attention(RunConfig::Model& model, Int length) {
+  if (!model.has_kv_heads()) model.set_kv_heads(model.heads());
+  check_input(model.heads() % model.kv_heads() == 0, "model.heads is ", model.heads(), ", which is no multiple of model.kv_heads ",
+              model.kv_heads(), ": model.kv_heads may be ", divisors(model.heads()));
+  if (!model.has_head_width()) {
+    check_input(model.width() % model.heads() == 0, "model.width is ", model.width(), ", which model.heads ", model.heads(),
+                " does not divide: give model.head_width");
+    model.set_head_width(model.width() / model.heads());
+  }
+  check_input(model.head_width() % 2 == 0, "model.head_width is ", model.head_width(),
+              ", but must be even, because rotary positions turn pairs of values");
+  if (!model.has_attention_scale()) model.set_attention_scale(1 / std::sqrt(static_cast<double>(model.head_width())));
+  if (!model.has_positions()) model.set_positions(length);
+  check_input(model.positions() >= length, "model.positions is ", model.positions(), ", less than data.length ", length,
+              ": it must be at least as many");
+}
+
+void resolve_experts(RunConfig::Model& model) {
+  if (!model.has_top_k()) model.set_top_k(std::min<Int>(2, model.experts()));
+  check_input(model.top_k() <= model.experts(), "model.top_k is ", model.top_k(), ", more than the model.experts ", model.experts(),
+              ": it must be from 1 to ", model.experts());
+  if (!model.has_dense_hidden()) model.set_dense_hidden(model.hidden());
+  if (!model.has_shared_hidden()) model.set_shared_hidden(model.shared_experts() * model.hidden());
+  check_input(!model.shared_gate() || model.shared_hidden() > 0,
+              "model.shared_gate is true, but there are no shared experts to gate: give model.shared_experts or model.shared_hidden");
+  if (model.experts() == 1) {
+    check_input(model.shared_hidden() == 0, "model.shared_hidden is ", model.shared_hidden(),
+                ", but model.experts is 1, a dense model without Mixture-of-Experts layers: leave model.shared_experts and "
+                "model.shared_hidden out");
+    check_input(model.dense_after() == 0, "model.dense_after is ", model.dense_after(),
+                ", but model.experts is 1, a dense model without Mixture-of-Experts layers: leave it out");
+    return;
+  }
+  const Int first = rounded_up(model.first_dense_layers() + 1, model.moe_every()) * model.moe_every() - 1;
+  check_input(first < model.layers(), "no layer is a Mixture-of-Experts layer: with model.first_dense_layers ", model.first_dense_layers(),
+              " and model.moe_every ", model.moe_every(), " the first one would be layer ", first, ", counted from 0, of the model.layers ",
+              model.layers(), "; for a dense model set model.experts to 1");
+}
+
+void resolve_router(RunConfig& config, Int ranks) {
+  RunConfig::Model& model = *config.mutable_model();
+  RunConfig::Router& router = *model.mutable_router();
+  if (!router.has_normalize()) router.set_normalize(model.top_k() > 1);
+  if (!router.has_group_top_k()) router.set_group_top_k(router.groups());
+  if (!router.has_group_sequences()) router.set_group_sequences(1);
+  if (!router.has_max_experts()) router.set_max_experts(model.top_k());
+  if (model.experts() == 1) return;
+  check_input(
+      model.top_k() > 1 || !router.normalize(),
+      "model.router.normalize is true with model.top_k 1: every weight would be 1 and the router would learn nothing; leave it out");
+  check_input(model.experts() % router.groups() == 0, "model.experts is ", model.experts(), ", which model.router.groups ", router.groups(),
+              " does not divide: it may be ", divisors(model.experts()));
+  check_input(router.group_top_k() <= router.groups(), "model.router.group_top_k is ", router.group_top_k(),
+              ", more than the model.router.groups ", router.groups());
+  check_input(router.max_experts() >= model.top_k() && router.max_experts() <= model.experts(), "model.router.max_experts is ",
+              router.max_experts(), ", but must be from model.top_k ", model.top_k(), " to model.experts ", model.experts());
+  if (router.kind() == "softmax_top_k") {
+    const auto unused = [](bool as_default, const char* field, const auto& value) {
+      check_input(as_default, field, " is ", value, ", but the router 'softmax_top_k' does not use it: leave it out");
+    };
+    unused(router.groups() == 1, "model.router.groups", router.groups());
+    unused(router.bias_rate() == 0, "model.router.bias_rate", router.bias_rate());
+    unused(router.threshold() == 0, "model.router.threshold", router.threshold());
+    unused(router.max_experts() == model.top_k(), "model.router.max_experts", router.max_experts());
+  }
+  const Int held = config.data().global_batch() / (config.data().accumulate() * ranks);
+  check_input(held % router.group_sequences() == 0, "model.router.group_sequences is ", router.group_sequences(),
+              ", but must divide the sequences that a rank holds in a micro-step, ", held, ": it may be ", divisors(held));
+}
+
+void resolve_data(RunConfig& config, Int ranks) {
+  RunConfig::Data& data = *config.mutable_data();
+  const Int unit = data.accumulate() * ranks;
+  const Int near = std::max<Int>(1, data.global_batch() / unit) * unit;
+  check_input(data.global_batch() % unit == 0, "data.global_batch is ", data.global_batch(),
+              ", but must be a multiple of data.accumulate x ranks = ", data.accumulate(), " x ", ranks, " = ", unit, ", such as ", near,
+              " or ", near + unit);
+  if (!data.has_validation_windows()) data.set_validation_windows(std::max<Int>(1, 262144 / data.length()));
+  if (!data.has_seed()) data.set_seed(config.run().seed());
+  if (!config.init().has_seed()) config.mutable_init()->set_seed(config.run().seed());
+  check_input(!data.tokenizer().empty(), "data.tokenizer is empty: it must be 'bytes' or the path of a SentencePiece model");
+}
+
+/// Row and slot numbers are 32 bits wide.
+void check_rows(const RunConfig& config, Int ranks) {
+  const Int rows = config.data().global_batch() / (config.data().accumulate() * ranks) * config.data().length();
+  constexpr Int kMost = 2147483647;
+  check_input(rows <= kMost / config.model().top_k(), "a rank's micro-step holds ", rows, " tokens with model.top_k ",
+              config.model().top_k(), ", more than ", kMost, " choices: raise data.accumulate, or lower data.global_batch or data.length");
+}
+
+void resolve_optimizer(RunConfig& config) {
+  using Schedule = RunConfig::Schedule;
+  RunConfig::Optimizer& optimizer = *config.mutable_optimizer();
+  const Int steps = config.run().steps();
+  if (!optimizer.has_final_rate()) optimizer.set_final_rate(optimizer.peak_rate() / 10);
+  check_input(optimizer.final_rate() <= optimizer.peak_rate(), "optimizer.final_rate is ", optimizer.final_rate(),
+              ", above optimizer.peak_rate ", optimizer.peak_rate());
+  if (!optimizer.has_warmup_steps()) optimizer.set_warmup_steps(rounded_up(steps, 100));
+  const Int warmup = optimizer.warmup_steps();
+  check_input(warmup <= steps, "optimizer.warmup_steps is ", warmup, ", more than run.steps ", steps);
+  if (optimizer.schedule() == Schedule::wsd) {
+    if (!optimizer.has_decay_steps()) optimizer.set_decay_steps(std::min(rounded_up(steps, 10), steps - warmup));
+    check_input(warmup + optimizer.decay_steps() <= steps, "optimizer.warmup_steps ", warmup, " and optimizer.decay_steps ",
+                optimizer.decay_steps(), " are together more than run.steps ", steps);
+  } else {
+    check_input(!optimizer.has_decay_steps(), "optimizer.decay_steps is given, but only optimizer.schedule 'wsd' uses it, not '",
+                Schedule::Value_Name(optimizer.schedule()), "'");
+  }
+}
+}  // namespace
+
+RunConfig resolve(RunConfig config, int ranks) {
+  check(ranks >= 1, "a run has at least one rank, not ", ranks);
+  check_limits(config);
+  check_available(config);
+  fill_plain_defaults(config);
+  resolve_mesh(config, ranks);
+  resolve_data(config, ranks);
+  resolve_attention(*config.mutable_model(), config.data().length());
+  resolve_experts(*config.mutable_model());
+  resolve_router(config, ranks);
+  check_rows(config, ranks);
+  resolve_optimizer(config);
+  check_input(
+      config.losses().convention() != RunConfig::Convention::huggingface || config.losses().scope() == RunConfig::Scope::batch,
+      "losses.convention is 'huggingface', which pools the rows of the whole micro-step: losses.scope must be 'batch', not 'sequence'");
+  if (config.run().device() == RunConfig::Device::auto_) config.mutable_run()->set_device(RunConfig::Device::cpu);
+  if (config.run().communication() == RunConfig::Communication::auto_)
+    config.mutable_run()->set_communication(RunConfig::Communication::mpi);
+  if (config.exchange().algorithm() == RunConfig::Algorithm::auto_) config.mutable_exchange()->set_algorithm(RunConfig::Algorithm::direct);
+  return config;
+}
+
+void check_trainable(const RunConfig& resolved) {
+  check_input(!resolved.data().train().empty(),
+              "data.train is not given: name the training tokens, the prefix of a .bin/.idx pair as 'switchyard tokenize' writes, or an "
+              "llm.c or nanoGPT file");
+}
+
+}  // namespace yard

@@ -1,0 +1,78 @@
+#include "launch/run_log.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace yard {
+
+namespace {
+constexpr std::string_view kClearLine = "\r\x1b[K";
+}
+
+RunLog::RunLog(int screen) : screen_(screen), terminal_(::isatty(screen) == 1) {}
+
+RunLog::~RunLog() { end_status(); }
+
+void RunLog::show(std::string_view bytes) const {
+  // The screen may go away (a closed pipe); the run does not depend on it.
+  while (screen_ >= 0 && !bytes.empty()) {
+    const ssize_t count = ::write(screen_, bytes.data(), bytes.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return;
+    bytes.remove_prefix(static_cast<std::size_t>(count));
+  }
+}
+
+int RunLog::columns() const {
+  winsize size{};
+  if (terminal_ && ::ioctl(screen_, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  return 80;
+}
+
+void RunLog::open(const std::string& run_directory) {
+  if (silent()) return;
+  file_ = std::make_unique<AppendFile>(run_directory + "/log.txt");
+  file_->write(early_);
+  early_.clear();
+}
+
+void RunLog::line(std::string_view text) {
+  if (silent()) return;
+  std::string bytes;
+  if (!status_.empty()) bytes += kClearLine;
+  bytes.append(text).append("\n").append(status_);
+  show(bytes);
+  file_line(text);
+}
+
+void RunLog::file_line(std::string_view text) {
+  if (silent()) return;
+  std::string bytes(text);
+  bytes += '\n';
+  if (file_) {
+    file_->write(bytes);
+  } else {
+    early_ += bytes;
+  }
+}
+
+void RunLog::status(std::string_view text) {
+  if (!terminal_) return;
+  // One column stays free: some terminals go to the next line as soon as the last one is used.
+  const auto room = static_cast<std::size_t>(std::max(1, columns() - 1));
+  status_ = text.substr(0, room);
+  std::string bytes(kClearLine);
+  bytes += status_;
+  show(bytes);
+}
+
+void RunLog::end_status() {
+  if (status_.empty()) return;
+  show("\n");
+  status_.clear();
+}
+
+}  // namespace yard

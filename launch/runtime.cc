@@ -1,0 +1,95 @@
+#include "launch/runtime.h"
+
+#include <omp.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iostream>
+
+#include "comm/agree.h"
+#include "comm/local.h"
+#include "comm/mpi.h"
+#include "core/device/cpu.h"
+
+namespace yard {
+namespace {
+
+void print_error(const std::exception& error) {
+  std::cerr << "switchyard: " << error.what();
+  if (const auto* ours = dynamic_cast<const Error*>(&error); ours != nullptr && std::getenv("SWITCHYARD_DEBUG") != nullptr) {
+    std::cerr << " (" << ours->where() << ")";
+  }
+  std::cerr << std::endl;
+}
+
+}  // namespace
+
+int run_on_ranks(int argc, char** argv, const std::function<void(RankRuntime&)>& body) {
+  FlightRecorder recorder;
+  std::optional<MpiRuntime> mpi;
+  if (MpiRuntime::launched()) mpi.emplace(argc, argv, recorder);
+  RankRuntime runtime(recorder, mpi ? mpi->world() : make_self(recorder));
+  runtime.abort = [&mpi] {
+    if (mpi) mpi->abort(1);
+  };
+  try {
+    body(runtime);
+    runtime.watchdog.reset();
+    runtime.world.reset();
+    return 0;
+  } catch (const AgreedError& error) {
+    runtime.watchdog.reset();
+    if (error.speaks()) print_error(error);
+    return error.exit_code();
+  } catch (const std::exception& error) {
+    if (mpi && runtime.size > 1) report_and_abort(*mpi, runtime.rank, error);
+    print_error(error);
+    return exit_code_of(error);
+  }
+}
+
+void start_watchdog(RankRuntime& runtime, double seconds, const std::string& folder) {
+  if (runtime.watchdog != nullptr || seconds <= 0 || runtime.size == 1) {
+    if (runtime.watchdog != nullptr && !folder.empty()) runtime.watchdog->set_folder(folder);
+    return;
+  }
+  WatchdogOptions options;
+  options.rank = runtime.rank;
+  options.ranks = runtime.size;
+  options.seconds = seconds;
+  options.folder = folder;
+  options.abort = runtime.abort;
+  runtime.watchdog = std::make_unique<Watchdog>(runtime.recorder, options);
+}
+
+int choose_threads(RankRuntime& runtime, Index wanted) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  sched_getaffinity(0, sizeof allowed, &allowed);
+  constexpr Index kWords = sizeof allowed / sizeof(std::int64_t);
+  Tensor mine(runtime.stream, {1, kWords}, DType::i64);
+  std::memcpy(mine.raw(), &allowed, sizeof allowed);
+  const Tensor all(runtime.stream, {runtime.size, kWords}, DType::i64);
+  runtime.world->all_gather(runtime.stream, runtime.profiler, {"setup.threads"}, mine, all).wait(runtime.stream);
+  int sharing = 0;  // ranks of this node that may use the same processors
+  for (int rank = 0; rank < runtime.size; ++rank) {
+    const auto nodes = runtime.world->nodes();
+    const bool here = nodes[static_cast<std::size_t>(rank)] == nodes[static_cast<std::size_t>(runtime.rank)];
+    const auto* theirs = static_cast<const char*>(all.row_range(rank, 1).raw());
+    sharing += here && std::memcmp(theirs, &allowed, sizeof allowed) == 0 ? 1 : 0;
+  }
+  const int threads = wanted > 0 ? static_cast<int>(wanted) : std::max(1, CPU_COUNT(&allowed) / std::max(1, sharing));
+  omp_set_num_threads(threads);
+  return threads;
+}
+
+DType choose_precision(RankRuntime& runtime, RunConfig::Precision::Value wanted) {
+  Tensor fast(runtime.stream, {1}, DType::i64);
+  fast.data<std::int64_t>()[0] = has_fast_bf16() ? 1 : 0;
+  runtime.world->all_reduce(runtime.stream, runtime.profiler, {"setup.precision"}, fast, Reduce::min).wait(runtime.stream);
+  if (wanted == RunConfig::Precision::auto_) return fast.data<std::int64_t>()[0] == 1 ? DType::bf16 : DType::f32;
+  return wanted == RunConfig::Precision::bf16 ? DType::bf16 : DType::f32;
+}
+
+}  // namespace yard

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/data/loader.h"
+#include "launch/builder.h"
+#include "launch/evaluation.h"
+#include "launch/runtime.h"
+#include "parallel/checkpoint.h"
+#include "parallel/gradients.h"
+#include "parallel/sharded_adamw.h"
+
+namespace yard {
+
+/// What one optimizer step did: the same numbers on every rank, but for `profile`.
+struct StepReport {
+  Index step = 0;  // steps done, this one included
+  Index tokens = 0;  // trained on so far
+  double loss = 0, balance_loss = 0, z_loss = 0;
+  GradientReducer::Norms norms;  // before clipping
+  double learning_rate = 0;
+  double seconds = 0;
+  double tokens_per_second = 0;
+  double dropped_fraction = 0;
+  std::vector<double> dropped_by_quarter;             // of the sequence; empty without a capacity
+  std::vector<std::vector<Index>> tokens_per_expert;  // of each MoE layer, over all ranks and micro-steps
+  Profiler::Totals profile;                           // of this rank
+};
+
+/// Who wants to look into a step: verify-layout does.
+struct TrainHooks {
+  RoutingLog* log = nullptr;
+  /// When gradients have been summed and before the optimizer uses them.
+  std::function<void(const StepReport&, ParameterStore&, GradientReducer&)> gradients;
+};
+
+/// A model in training on this rank: repeats steps. The layout does not change what it computes (design, section 7).
+class Trainer {
+ public:
+  /// Collective. Values are initial ones of init.seed until something is loaded.
+  Trainer(RankRuntime&, Mesh&, const RunConfig& resolved, DType compute, std::shared_ptr<const TokenStream> data, std::int32_t end_of_text,
+          TrainHooks hooks = {}, const RouterTable& routers = default_routers());
+
+  /// One optimizer step. Throws AgreedError when the loss or the gradient is not finite; nothing has been updated then.
+  StepReport step();
+  /// How well the model predicts the windows of `data`.
+  Evaluation validate(const Validation& data, const std::function<Index(std::int32_t)>& bytes_of);
+
+  Index steps_done() const noexcept { return state_.step; }
+  const TrainingState& state() const noexcept { return state_; }
+  Model& model() noexcept { return model_; }
+  const Loader& loader() const noexcept { return *loader_; }
+
+  std::string save(CheckpointWriter&);
+  /// Goes on where a checkpoint was written.
+  void resume(const std::string& checkpoint);
+  /// Takes a checkpoint's weights only.
+  void start_from(const std::string& checkpoint);
+
+ private:
+  void micro_step(Index micro, double scale);
+  void sum_reports(StepReport&);
+  void check_finite(const StepReport&) const;
+  std::vector<State*> states();
+
+  RankRuntime& runtime_;
+  Mesh& mesh_;
+  RunConfig config_;
+  TrainHooks hooks_;
+  Model model_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<GradientReducer> gradients_;
+  std::unique_ptr<ShardedAdamW> optimizer_;
+  TrainingState state_;
+  Tensor step_sums_;   // (1 + 2 x MoE layers) f64: nats / targets; then balance and z of each layer
+};
+
+}  // namespace yard

@@ -1,0 +1,174 @@
+#include "parallel/exchange/direct.h"
+
+#include <array>
+#include <numeric>
+#include <vector>
+
+#include "core/ops/permute.h"
+#include "core/ops/routing.h"
+
+namespace yard {
+
+/// Three orders meet here. Slots stand in the order of tokens; leaving rows are sorted by expert, and therefore by owner; arriving rows
+/// come source after source, each sorted by expert, and are regrouped to stand expert after expert, each in source order.
+struct DirectExchange::Plan final : ExchangePlan {
+  std::vector<Index> send, receive;  // rows to and from each rank of the group
+  std::vector<Index> arrived;        // rows for each local expert
+  Index tokens = 0, leaving = 0, arriving = 0;
+  Tensor slot;             // (leaving) i32: the slot of each leaving row
+  Tensor token;            // (leaving) i32: its token
+  Tensor position;         // (S) i32: the leaving row of each slot, -1 for unused ones
+  ops::Grouped by_token;   // slots of each token
+  Tensor regroup, ungroup; // (arriving) i32: arriving row of each grouped row, and back; empty when the orders agree
+
+  Index pieces() const override { return 1; }
+  std::span<const Index> rows_per_expert(Index) const override { return arrived; }
+  Index first_expert(Index) const override { return 0; }
+};
+
+DirectExchange::DirectExchange(Communicator& group, Index experts, int layer)
+    : group_(group), experts_(experts), local_(experts / group.size()), layer_(layer) {
+  check_input(experts % group.size() == 0, "model.experts (", experts, ") must be a multiple of mesh.expert (", group.size(), ")");
+}
+
+namespace {
+
+/// Where the rows of each (expert, source) pair stand among the arriving ones.
+Tensor regrouping(Stream& stream, std::span<const std::int64_t> counts, Index sources, Index local, Index rows) {
+  std::vector<Index> first(static_cast<std::size_t>(sources * local) + 1, 0);
+  std::partial_sum(counts.begin(), counts.end(), first.begin() + 1);
+  std::vector<std::int32_t> order;
+  order.reserve(static_cast<std::size_t>(rows));
+  for (Index expert = 0; expert < local; ++expert) {
+    for (Index source = 0; source < sources; ++source) {
+      const auto block = static_cast<std::size_t>(source * local + expert);
+      for (Index row = first[block]; row < first[block + 1]; ++row) order.push_back(static_cast<std::int32_t>(row));
+    }
+  }
+  return Tensor::of<std::int32_t>(stream, {rows}, order);
+}
+
+}  // namespace
+
+std::unique_ptr<ExchangePlan> DirectExchange::plan(Context& context, const Routing& routing, Index tokens) {
+  const Span span(context.profiler, "exchange.plan");
+  Stream& stream = context.stream;
+  auto plan = std::make_unique<Plan>();
+  plan->tokens = tokens;
+  const ops::Grouped by_expert = ops::group_by(stream, routing.expert, experts_);
+  const auto* offset = by_expert.offsets.data<std::int32_t>();
+  plan->leaving = offset[experts_];
+
+  const Index ranks = group_.size();
+  Tensor leaving_counts(stream, {ranks, local_}, DType::i64);
+  for (Index expert = 0; expert < experts_; ++expert) leaving_counts.data<std::int64_t>()[expert] = offset[expert + 1] - offset[expert];
+  Tensor arriving_counts = leaving_counts;
+  if (ranks > 1) {
+    arriving_counts = Tensor(stream, {ranks, local_}, DType::i64);
+    const std::vector<Index> one(static_cast<std::size_t>(ranks), 1);
+    group_.all_to_all(stream, context.profiler, {"counts", layer_}, leaving_counts, one, arriving_counts, one, When::now).wait(stream);
+  }
+  plan->arrived.assign(static_cast<std::size_t>(local_), 0);
+  for (Index rank = 0; rank < ranks; ++rank) {
+    Index out = 0;
+    Index in = 0;
+    for (Index expert = 0; expert < local_; ++expert) {
+      out += leaving_counts.data<std::int64_t>()[rank * local_ + expert];
+      in += arriving_counts.data<std::int64_t>()[rank * local_ + expert];
+      plan->arrived[static_cast<std::size_t>(expert)] += arriving_counts.data<std::int64_t>()[rank * local_ + expert];
+    }
+    plan->send.push_back(out);
+    plan->receive.push_back(in);
+    plan->arriving += in;
+  }
+
+  plan->slot = by_expert.order.row_range(0, plan->leaving);
+  plan->token = Tensor(stream, {plan->leaving}, DType::i32);
+  plan->position = Tensor(stream, routing.expert.shape(), DType::i32);
+  ops::invert(stream, plan->slot, plan->position);
+  ops::take(stream, routing.token, plan->slot, plan->token);
+  plan->by_token = ops::group_by(stream, routing.token, tokens);
+  if (ranks > 1 && local_ > 1) {
+    plan->regroup = regrouping(stream, arriving_counts.values<std::int64_t>(), ranks, local_, plan->arriving);
+    plan->ungroup = Tensor(stream, {plan->arriving}, DType::i32);
+    ops::invert(stream, plan->regroup, plan->ungroup);
+  }
+  return plan;
+}
+
+Arriving DirectExchange::send(Context& context, std::string_view phase, const ExchangePlan& any_plan, Index /*piece*/, const Tensor& x,
+                              const Tensor& weight, const Tensor& key) {
+  const Span span(context.profiler, "exchange.gather");
+  Stream& stream = context.stream;
+  const auto& plan = dynamic_cast<const Plan&>(any_plan);
+  Arriving arriving;
+  const auto ship = [&](const Tensor& leaving, Tensor& arrived) {
+    if (group_.size() == 1) {
+      arrived = leaving;
+      return;
+    }
+    std::array<Index, 2> extents = {plan.arriving, leaving.cols()};
+    const Tensor landed(stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(leaving.shape().rank()))), leaving.dtype());
+    Work moved = group_.all_to_all(stream, context.profiler, {phase, layer_}, leaving, plan.send, landed, plan.receive);
+    if (!plan.regroup.defined()) {
+      arrived = landed;
+      arriving.work = Work::then(stream, std::move(arriving.work), [moved = std::make_shared<Work>(std::move(moved))](Stream& on) { moved->wait(on); });
+      return;
+    }
+    arrived = Tensor(stream, landed.shape(), landed.dtype());
+    arriving.work = Work::then(stream, std::move(arriving.work),
+                               [moved = std::make_shared<Work>(std::move(moved)), landed, arrived, order = plan.regroup](Stream& on) {
+                                 moved->wait(on);
+                                 ops::take(on, landed, order, arrived);
+                               });
+  };
+  ship(ops::gather_rows(stream, x, plan.token), arriving.rows);
+  if (weight.defined()) {
+    Tensor leaving(stream, {plan.leaving});
+    ops::take(stream, weight, plan.slot, leaving);
+    ship(leaving, arriving.weight);
+  }
+  if (key.defined()) {
+    Tensor leaving(stream, {plan.leaving}, DType::i64);
+    ops::take(stream, key, plan.token, leaving);
+    ship(leaving, arriving.key);
+  }
+  return arriving;
+}
+
+Work DirectExchange::home(Context& context, std::string_view phase, const ExchangePlan& any_plan, Index /*piece*/, const Tensor& rows,
+                          const Tensor& scalar, const Tensor& y, const Tensor& slot) {
+  const Span span(context.profiler, "exchange.scatter");
+  Stream& stream = context.stream;
+  const auto& plan = dynamic_cast<const Plan&>(any_plan);
+  const auto finish = [y, slot, position = plan.position, slots = plan.slot, by_token = plan.by_token, &profiler = context.profiler](
+                          Stream& on, const Tensor& returned, const Tensor& scalars) {
+    const Span combining(profiler, "exchange.combine");
+    ops::combine_rows(on, returned, position, by_token, y);
+    if (scalars.defined()) ops::scatter_values(on, scalars, slots, slot);
+  };
+  if (group_.size() == 1) {
+    return Work::then(stream, {}, [finish, rows, scalar](Stream& on) { finish(on, rows, scalar); });
+  }
+  const auto ship = [&](const Tensor& grouped, Tensor& returned) {
+    Tensor leaving = grouped;
+    if (plan.ungroup.defined()) {
+      leaving = Tensor(stream, grouped.shape(), grouped.dtype());
+      ops::take(stream, grouped, plan.ungroup, leaving);
+    }
+    std::array<Index, 2> extents = {plan.leaving, leaving.cols()};
+    returned = Tensor(stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(leaving.shape().rank()))), leaving.dtype());
+    return std::make_shared<Work>(group_.all_to_all(stream, context.profiler, {phase, layer_}, leaving, plan.receive, returned, plan.send));
+  };
+  Tensor returned;
+  Tensor scalars;
+  auto moved = ship(rows, returned);
+  auto moved_scalars = scalar.defined() ? ship(scalar, scalars) : nullptr;
+  return Work::then(stream, {}, [finish, moved, moved_scalars, returned, scalars](Stream& on) {
+    moved->wait(on);
+    if (moved_scalars) moved_scalars->wait(on);
+    finish(on, returned, scalars);
+  });
+}
+
+}  // namespace yard

@@ -1,0 +1,67 @@
+#include "parallel/gradients.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/ops/elementwise.h"
+
+namespace yard {
+
+std::vector<SharePart> parts_of_share(const FlatBuffer& buffer, Index first, Index count) {
+  std::vector<SharePart> parts;
+  for (const auto& segment : buffer.segments) {
+    const Index from = std::max(first, segment.first);
+    const Index to = std::min(first + count, segment.first + segment.count);
+    if (from < to) parts.push_back({segment.parameter, from - first, from - segment.first, to - from});
+  }
+  return parts;
+}
+
+GradientReducer::GradientReducer(ParameterStore& store, Mesh& mesh) : store_(store), mesh_(mesh) {
+  for (auto& buffer : store.buffers()) {
+    const int replicas = mesh.replicas(buffer.kind).size();
+    // One replica: the sum is there already. Otherwise shares get memory while the sums are under way.
+    shares_.push_back(replicas == 1 ? buffer.grad : Tensor());
+  }
+}
+
+Index GradientReducer::first(std::size_t b) const {
+  const FlatBuffer& buffer = store_.buffers().at(b);
+  Communicator& replicas = mesh_.replicas(buffer.kind);
+  return buffer.value.elements() / replicas.size() * replicas.rank();
+}
+
+void GradientReducer::ready(Context& context, Index group) {
+  for (std::size_t b = 0; b < store_.buffers().size(); ++b) {
+    FlatBuffer& buffer = store_.buffers()[b];
+    Communicator& replicas = mesh_.replicas(buffer.kind);
+    if (buffer.group != group || replicas.size() == 1) continue;
+    if (!shares_[b].defined()) shares_[b] = Tensor(context.stream, {buffer.grad.elements() / replicas.size()});
+    under_way_.push_back(replicas.reduce_scatter(context.stream, context.profiler,
+                                                 {buffer.kind == ParamKind::dense ? "gradients.dense" : "gradients.expert", static_cast<int>(group)},
+                                                 buffer.grad, shares_[b]));
+  }
+}
+
+void GradientReducer::finish(Context& context) {
+  for (Work& work : under_way_) work.wait(context.stream);
+  under_way_.clear();
+}
+
+GradientReducer::Norms GradientReducer::norms(Context& context) {
+  const Span span(context.profiler, "gradient.norm");
+  const Tensor squares = Tensor::zeros(context.stream, {3}, DType::f64);
+  for (std::size_t b = 0; b < store_.buffers().size(); ++b) {
+    for (const SharePart& part : parts_of_share(store_.buffers()[b], first(b), shares_[b].elements())) {
+      const Tensor square = ops::squared_norm(context.stream, shares_[b].row_range(part.in_share, part.count));
+      const bool router = part.parameter->rate == RateClass::router;
+      const std::size_t which = part.parameter->kind == ParamKind::expert ? 2 : router ? 1 : 0;
+      squares.values<double>()[which] += square.values<double>()[0];
+    }
+  }
+  mesh_.world().all_reduce(context.stream, context.profiler, {"gradient.norm"}, squares, Reduce::sum, When::now).wait(context.stream);
+  const auto sums = squares.values<double>();
+  return {std::sqrt(sums[0] + sums[1] + sums[2]), std::sqrt(sums[0]), std::sqrt(sums[1]), std::sqrt(sums[2])};
+}
+
+}  // namespace yard

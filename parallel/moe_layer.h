@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+
+#include "core/nn/experts.h"
+#include "core/nn/routers/router.h"
+#include "parallel/exchange/exchange.h"
+
+namespace yard {
+
+/// A Mixture-of-Experts feed-forward whose experts are spread over the ranks of a group: route, send, work, bring home.
+class MoeLayer final : public Module {
+ public:
+  struct Parts {
+    std::unique_ptr<Router> router;
+    std::unique_ptr<Exchange> exchange;
+    std::unique_ptr<Experts> experts;
+    std::unique_ptr<Module> shared;  // shared experts, or empty
+    std::shared_ptr<RouterReport> report;
+    bool keyed = false;              // whether experts need to know whose rows they work on (dropout inside the expert)
+  };
+  explicit MoeLayer(Parts parts) : parts_(std::move(parts)) {}
+
+  Tensor forward(Context&, const Tensor& x, Tape&) override;
+  Tensor backward(Context&, const Tensor& dy, Tape&) override;
+  void visit(const std::function<void(Parameter&)>&) override;
+  void visit_state(const std::function<void(State&)>&) override;
+  void after_step(Context&, bool skipped) override;
+
+ private:
+  struct Saved {
+    Tensor x;  // only where the router passes tokens themselves on
+    Routing routing;
+    std::shared_ptr<ExchangePlan> plan;
+  };
+  Tensor at_home(Context&, const Tensor& x, const Routing&, Tape&);
+  Tensor back_home(Context&, const Tensor& dy, const Saved&, Tensor& dself, Tape&);
+  Parts parts_;
+};
+
+}  // namespace yard
