@@ -6,10 +6,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
 shopt -s inherit_errexit
 export LC_ALL=C
-# mpirun gives every rank a pseudo-terminal, so that a rank cannot see whether the screen is one; the program asks this variable first.
-YARD_TERMINAL=0
-if [ -t 1 ]; then YARD_TERMINAL=1; fi
-export YARD_TERMINAL
+on_terminal=0
+if [ -t 1 ]; then on_terminal=1; fi
 
 say() { printf '%s\n' "$*"; }
 stop() {
@@ -140,7 +138,7 @@ follow() {
   while kill -0 "$2" 2>/dev/null; do
     count=$(grep -a -o '^\[[0-9]*/[0-9]*\]' "$1" 2>/dev/null | tail -n 1) || true
     if [ -n "$count" ] && [ "$count" != "$last" ]; then
-      if [ "$YARD_TERMINAL" = 1 ]; then
+      if [ "$on_terminal" -eq 1 ]; then
         printf '\r  %s ' "$count"
         last=$count
       elif [ $((tick % 60)) -eq 59 ]; then
@@ -151,7 +149,7 @@ follow() {
     sleep 1
     tick=$((tick + 1))
   done
-  if [ "$YARD_TERMINAL" = 1 ]; then printf '\r                    \r'; fi
+  if [ "$on_terminal" -eq 1 ]; then printf '\r                    \r'; fi
 }
 
 # missing_objects PRESET TARGET...: how many files a first build still has to compile. (ninja -n stops at the check for new source files.)
@@ -228,7 +226,7 @@ reads_other_processes() {
 }
 
 # mpi RANKS COMMAND...: the command on that many ranks of this machine; the plain command for one.
-# Shared memory only; binding is off because one or two ranks would get one core each, whatever their threads; more ranks than cores yield.
+# mpirun gives every rank a pseudo-terminal, so that the program must be told whether the screen is one. Shared memory only; binding is off because one or two ranks would get one core each, whatever their threads; more ranks than cores yield.
 mpi() {
   local ranks=$1 mpirun shared options
   shift
@@ -237,7 +235,7 @@ mpi() {
     return
   fi
   mpirun=$(command -v mpirun.openmpi || command -v mpirun) || stop "mpirun is missing: install Open MPI (openmpi-bin)"
-  options=(-q -np "$ranks" --oversubscribe --bind-to none -x YARD_TERMINAL --mca pml ob1 --mca btl "self,vader")
+  options=(-q -np "$ranks" --oversubscribe --bind-to none -x "SWITCHYARD_TERMINAL=$on_terminal" --mca pml ob1 --mca btl "self,vader")
   if ! reads_other_processes; then options+=(--mca btl_vader_single_copy_mechanism none); fi
   if [ "$ranks" -gt "$(cores)" ]; then options+=(--mca mpi_yield_when_idle 1); fi
   # Each rank maps a segment of 4 MiB and more for long messages; a container's /dev/shm of 64 MiB may be nearly full.
