@@ -39,7 +39,8 @@ class MpiCommunicator final : public Communicator {
   ~MpiCommunicator() override {
     int finalized = 0;
     MPI_Finalized(&finalized);
-    if (finalized == 0 && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+    if (finalized != 0 || std::uncaught_exceptions() > 0) return;
+    if (state_->drain(1.0)) MPI_Comm_free(&comm_);  // MPI does not survive that a communicator goes before its transfers
   }
 
   void progress() override {

@@ -47,11 +47,13 @@ MPI_Datatype MpiState::row_type(Index bytes) {
 }
 
 bool MpiState::drain(double seconds) {
+  if (hangs_) return false;
   const auto from = Clock::now();
   for (MpiRequests& pending : given_up) {
     for (int all = 0; all == 0;) {
       const int code = MPI_Testall(static_cast<int>(pending.requests.size()), pending.requests.data(), &all, MPI_STATUSES_IGNORE);
-      if (code != MPI_SUCCESS || seconds_between(from, Clock::now()) > seconds) return false;
+      hangs_ = code != MPI_SUCCESS || seconds_between(from, Clock::now()) > seconds;
+      if (hangs_) return false;
     }
   }
   given_up.clear();

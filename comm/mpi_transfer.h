@@ -38,15 +38,19 @@ struct MpiRequests {
 class MpiTransfer;
 
 /// What all communicators of a runtime share.
-struct MpiState {
+class MpiState {
+ public:
   ~MpiState();
   std::map<Index, MpiType> row_types;   // by bytes
   std::vector<MpiTransfer*> under_way;  // what `progress` drives
   std::vector<MpiRequests> given_up;    // by works that were dropped while an exception unwound
 
   MPI_Datatype row_type(Index bytes);
-  /// Drives what was given up for at most `seconds`; whether all of it has ended.
+  /// Drives what was given up, for at most `seconds` in all; whether all of it has ended.
   bool drain(double seconds);
+
+ private:
+  bool hangs_ = false;
 };
 
 /// A collective that MPI carries out.

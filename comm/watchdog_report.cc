@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 
 namespace yard {
 namespace {
@@ -72,15 +71,20 @@ Verdict judge(const json& waiting, const std::map<int, json>& reports) {
 }
 
 std::string missing_of(const Verdict& verdict) {
-  if (!verdict.silent.empty()) {
-    const bool one = verdict.silent.size() == 1;
-    return fmt::format("{} {} missing ({} in no collective)", names_of(verdict.silent), one ? "is" : "are", one ? "it waits" : "they wait");
-  }
-  if (verdict.elsewhere.empty()) return "no rank is missing, so the transfer itself hangs";
-  std::vector<int> ranks;
+  if (verdict.silent.empty() && verdict.elsewhere.empty()) return "no rank is missing, so the transfer itself hangs";
+  std::vector<int> ranks = verdict.silent;
   for (const auto& [rank, where] : verdict.elsewhere) ranks.push_back(rank);
+  std::sort(ranks.begin(), ranks.end());
+  std::string text = names_of(ranks) + (ranks.size() == 1 ? " is missing" : " are missing");
+  if (verdict.elsewhere.empty()) return text + (ranks.size() == 1 ? " (it waits in no collective)" : " (they wait in no collective)");
   const auto& [rank, where] = verdict.elsewhere.front();
-  return fmt::format("{} {} missing, and rank {} waits in {}", names_of(ranks), ranks.size() == 1 ? "is" : "are", rank, describe(where));
+  return text + fmt::format(" (rank {} waits in {})", rank, describe(where));
+}
+
+/// How near a verdict is to the cause: only silent ranks are missing; some are; only ranks that wait elsewhere; none.
+int distance_of(const Verdict& verdict) {
+  if (!verdict.silent.empty()) return verdict.elsewhere.empty() ? 0 : 1;
+  return verdict.elsewhere.empty() ? 3 : 2;
 }
 
 }  // namespace
@@ -137,13 +141,9 @@ std::map<int, json> read_watchdog_files(const std::string& folder, int ranks, co
 
 std::string watchdog_sentence(const std::map<int, json>& reports, double limit) {
   check(!reports.empty(), "the watchdog has no report to judge");
-  const auto* chosen = &*reports.begin();
-  for (const auto& report : reports) {
-    if (!judge(report.second.at("waiting"), reports).silent.empty()) {
-      chosen = &report;
-      break;
-    }
-  }
+  const auto distance = [&](const auto& report) { return distance_of(judge(report.second.at("waiting"), reports)); };
+  const auto chosen =
+      std::min_element(reports.begin(), reports.end(), [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
   const json& waiting = chosen->second.at("waiting");
   return fmt::format("watchdog: rank {} has waited {:.1f} s in {}: {}; run.watchdog_seconds is {:g}", chosen->first,
                      waiting.at("seconds").get<double>(), describe(waiting), missing_of(judge(waiting, reports)), limit);

@@ -23,8 +23,8 @@ bool write_watchdog_file(const std::string& folder, int rank, const nlohmann::js
 std::map<int, nlohmann::json> read_watchdog_files(const std::string& folder, int ranks, const std::string& job);
 
 /// One sentence on what hangs and who is missing: members without a report, or that have not entered the collective. Where a rank waits
-/// for one that waits itself, the end of the chain is named: a collective that lacks a silent rank comes before one that lacks a waiting
-/// rank. `limit` is the deadline in seconds.
+/// for one that waits itself, the end of the chain is named: a collective that lacks only silent ranks comes before one that lacks waiting
+/// ones. `limit` is the deadline in seconds.
 std::string watchdog_sentence(const std::map<int, nlohmann::json>& reports, double limit);
 
 }  // namespace yard

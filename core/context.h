@@ -40,7 +40,7 @@ struct Context {
   Index micros = 1;                 // micro-steps in a step: the scale of auxiliary losses
   RoutingTotals* totals = nullptr;  // filled in forward, summed over ranks once, read in backward
   RoutingLog* log = nullptr;        // records choices
-  std::function<void()> poll;       // called between products so that transfers go on; core never sees comm
+  std::function<void()> poll = {};  // called between products so that transfers go on; core never sees comm
 
   bool training() const noexcept { return pass != Pass::evaluate; }
 };

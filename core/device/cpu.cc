@@ -35,8 +35,8 @@ Registers cpuid(std::uint32_t, std::uint32_t) { return {}; }
 std::uint64_t saved_states() { return 0; }
 #endif
 
-constexpr std::uint64_t kAvx512States = 0xe6;        // SSE, AVX, mask registers, upper halves, upper sixteen
-constexpr std::uint64_t kTileStates = 3ULL << 17;    // tile configuration and tile data
+constexpr std::uint64_t kAvx512States = 0xe6;      // SSE, AVX, mask registers, upper halves, upper sixteen
+constexpr std::uint64_t kTileStates = 3ULL << 17;  // tile configuration and tile data
 
 }  // namespace
 

@@ -94,13 +94,13 @@ constexpr Index kCost = 16;  // elementary operations of an activation
 
 template <class Act, class T>
 void forward_row(const T* z, float weight, bool gated, T* h, Index width) {
-  if (gated) {
-#pragma omp simd
-    for (Index c = 0; c < width; ++c) h[c] = weight * Act::value(z[c]) * static_cast<float>(z[width + c]);
-  } else {
+  if (!gated) {
 #pragma omp simd
     for (Index c = 0; c < width; ++c) h[c] = weight * Act::value(z[c]);
+    return;
   }
+#pragma omp simd
+  for (Index c = 0; c < width; ++c) h[c] = weight * Act::value(z[c]) * static_cast<float>(z[width + c]);
 }
 
 /// dz of one row; returns <dh, act * up>.

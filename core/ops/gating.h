@@ -13,7 +13,8 @@ SoftmaxOut softmax(Stream&, const Tensor& logits);
 Tensor softmax_backward(Stream&, const Tensor& dp, const Tensor& p);
 
 /// The k largest of each row, largest first, ties to the lowest index.   scores: (N, E) f32  index: (N, k) i32  value: (N, k) f32
-/// gap: (N) f32, the k-th value minus the next (infinity when k = E): how far a choice is from flipping.
+/// gap: (N) f32, the k-th value minus the next (infinity when k = E, 0 between equal infinities): how far a choice is from flipping.
+/// A NaN is lower than every number, and makes the gap it takes part in NaN.
 struct TopK {
   Tensor index, value, gap;
 };

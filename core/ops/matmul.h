@@ -13,13 +13,15 @@ namespace yard::ops {
 /// What one row becomes does not depend on how many rows came along, on its place, or on the threads (design, section 7): weights are laid
 /// out once, every product goes through fixed tiles of rows, each worked by one thread, with the number of rows padded to a multiple of 16.
 
-/// Groups of weight matrices (out, in), laid out for products. Holds a copy of the values for the forward product, and the values
-/// themselves for the input gradient.
+/// Groups of weight matrices (out, in), laid out for products. Holds a copy of the values in the order that the processor likes, and the
+/// values themselves.
 class Weights {
  public:
   Weights() = default;
-  /// value: (groups * out, in), f32 or bf16; kept by reference. Lays out its copy; call again whenever the values have changed.
+  /// value: (groups * out, in), f32 or bf16; kept by reference.
   Weights(Stream&, const Tensor& value, Index groups);
+  /// Lays the values out anew, after they have changed.
+  void refresh(Stream&);
 
   Index groups() const noexcept { return groups_; }
   Index in() const noexcept { return value_.cols(); }
@@ -27,7 +29,7 @@ class Weights {
   DType dtype() const noexcept { return value_.dtype(); }
   const Tensor& value() const noexcept { return value_; }
   const Tensor& packed() const noexcept { return packed_; }
-  /// Bytes of the laid-out copy.
+  /// Bytes of the laid-out copy: about one copy of the values in f32, two in bf16 (one for each direction).
   std::size_t packed_bytes() const noexcept { return packed_.defined() ? packed_.bytes() : 0; }
 
  private:
@@ -50,7 +52,12 @@ Tensor matmul_backward_input(Stream&, const Tensor& dy, const Weights&);
 void matmul_backward_weight(Stream&, const Tensor& dy, const Tensor& x, std::span<const Index> rows_per_group, const Tensor& dweight,
                             const std::function<void()>& poll = {});
 
+/// Whether this processor and library keep the promise of rows bit for bit, found by trying a few products (some milliseconds). Where it is
+/// false, rows of the same values may differ by rounding, and so may runs in different layouts.
+bool rows_are_invariant(Stream&, DType);
+
 namespace kernels {
+/// Lays out the weights; makes `packed` when it is empty.
 void pack(Cpu, Stream&, const Tensor& value, Index groups, Tensor& packed);
 void matmul(Cpu, Stream&, const Tensor& x, const Weights&, std::span<const Index> rows, const Tensor& y, const std::function<void()>& poll);
 void matmul_backward_input(Cpu, Stream&, const Tensor& dy, const Weights&, std::span<const Index> rows, const Tensor& dx,

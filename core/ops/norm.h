@@ -13,7 +13,7 @@ struct RmsNormOut {
 RmsNormOut rms_norm(Stream&, const Tensor& x, const Tensor& weight, float epsilon, DType out);
 
 /// Returns dx + residual (the gradient that reaches x by other ways; empty for none), rounded once to x's dtype; adds to dweight.
-/// The order of summation into dweight does not depend on the threads.
+/// The weight's gradient takes x * rstd unrounded; its order of summation depends on N alone, not on the threads.
 ///                                                                 dy: (N, C) f32 or bf16  dweight: (C) f32  dx, residual: (N, C)
 Tensor rms_norm_backward(Stream&, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& dweight,
                          const Tensor& residual = {});

@@ -12,7 +12,7 @@ struct Grouped {
 };
 Grouped group_by(Stream&, const Tensor& key, Index keys);
 
-/// y[i] = x[index[i]].                                              x: (N, C)  index: (M) i32  y: (M, C) in x's dtype
+/// y[i] = x[index[i]]; an index outside of x throws.               x: (N, C) or (N), any dtype  index: (M) i32  y: (M, C) or (M)
 Tensor gather_rows(Stream&, const Tensor& x, const Tensor& index);
 
 /// y[n] += sum, in the order of the list, of rows[position[s]] over the slots s of token n; slots with position -1 hold nothing. f32 sums.
@@ -20,7 +20,7 @@ Tensor gather_rows(Stream&, const Tensor& x, const Tensor& index);
 ///                                                                 rows: (R, C) f32 or bf16  position: (S) i32  y: (N, C) f32
 void combine_rows(Stream&, const Tensor& rows, const Tensor& position, const Grouped& by_token, const Tensor& y);
 
-/// to[index[i]] = from[i], f32.                                      from: (M)  index: (M) i32  to: (S)
+/// to[index[i]] = from[i], f32; an index outside of `to` throws.    from: (M)  index: (M) i32, no two equal  to: (S)
 void scatter_values(Stream&, const Tensor& from, const Tensor& index, const Tensor& to);
 
 namespace kernels {

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/tensor/tensor.h"
+
+namespace yard {
+
+/// Text to token ids and back. Lossless unless it says otherwise: decode(encode(x)) == x for every string of bytes, UTF-8 or not.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  /// Ids are in [0, vocabulary()).
+  virtual Index vocabulary() const noexcept = 0;
+  /// The id that stands after each document; it decodes to nothing.
+  virtual std::int32_t end_of_text() const noexcept = 0;
+  /// False for models that drop characters or spaces.
+  virtual bool lossless() const noexcept = 0;
+  /// True when no token reaches across a newline and a text may be encoded line by line with the same result.
+  virtual bool splits_at_newlines() const noexcept = 0;
+  /// Appends the ids of a text, without an end of text.
+  virtual void encode(std::string_view text, std::vector<std::int32_t>& ids) const = 0;
+  /// The bytes that `id` stands for when it follows `previous`. A document begins after an end of text, and there alone the space that some
+  /// models put before a text is taken away. Throws Error when the id is outside of the vocabulary.
+  virtual std::string_view bytes(std::int32_t previous, std::int32_t id) const = 0;
+
+  std::vector<std::int32_t> encode(std::string_view text) const;
+  /// The text of the ids of one or several documents.
+  std::string decode(std::span<const std::int32_t> ids) const;
+
+ protected:
+  Tokenizer() = default;
+  Tokenizer(const Tokenizer&) = default;
+  Tokenizer& operator=(const Tokenizer&) = default;
+};
+
+/// 257 ids: each byte is its own, and 256 ends a text.
+std::unique_ptr<const Tokenizer> byte_tokenizer();
+
+/// "bytes", or the file of a SentencePiece model (BPE or unigram, without normalisation rules). Throws InputError naming the file and what
+/// it has that is not understood.
+std::unique_ptr<const Tokenizer> open_tokenizer(const std::string& name);
+
+/// Bytes that the targets of a batch decode to, rows with a target of -1 left out: the denominator of bits per byte, in which an end of
+/// text counts nothing. ids, targets: (N) i32, each id being the token before its target.
+Index target_bytes(const Tokenizer& tokenizer, const Tensor& ids, const Tensor& targets);
+
+}  // namespace yard
