@@ -5,14 +5,21 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 
 namespace yard {
 
 namespace {
 constexpr std::string_view kClearLine = "\r\x1b[K";
-}
 
-RunLog::RunLog(int screen) : screen_(screen), terminal_(::isatty(screen) == 1) {}
+// mpirun gives every rank a pseudo-terminal whatever its own stdout is, so that whoever starts it may say what the screen is.
+bool is_terminal(int screen) {
+  const char* told = std::getenv("SWITCHYARD_TERMINAL");
+  return ::isatty(screen) == 1 && (told == nullptr || std::string_view(told) != "0");
+}
+}  // namespace
+
+RunLog::RunLog(int screen) : screen_(screen), terminal_(is_terminal(screen)) {}
 
 RunLog::~RunLog() { end_status(); }
 
