@@ -70,11 +70,17 @@ float exponentials(float* z, Index classes, Index target, float logit_scale, flo
   }
   const float top = logit_scale * (logit_scale < 0 ? least : most);
   const float behind = top - logit_scale * z[target];
+  constexpr Index kPart = 512;  // parts of a sum keep its rounding error small in a large vocabulary
   float total = 0;
-#pragma omp simd reduction(+ : total)
-  for (Index j = 0; j < classes; ++j) {
-    z[j] = exp_f32(logit_scale * z[j] - top);
-    total += z[j];
+  for (Index first = 0; first < classes; first += kPart) {
+    const Index end = std::min(classes, first + kPart);
+    float part = 0;
+#pragma omp simd reduction(+ : part)
+    for (Index j = first; j < end; ++j) {
+      z[j] = exp_f32(logit_scale * z[j] - top);
+      part += z[j];
+    }
+    total += part;
   }
   sum = total;
   return std::log(total) + behind;

@@ -13,12 +13,20 @@ enum class DType : std::uint8_t { f32, bf16, f64, i32, i64 };
 struct BFloat16 {
   std::uint16_t bits = 0;
   BFloat16() = default;
-  BFloat16(float value) {  // NOLINT(google-explicit-constructor): kernels store f32 results
-    const auto word = std::bit_cast<std::uint32_t>(value);
-    const bool nan = (word & 0x7fffffffU) > 0x7f800000U;
-    bits = static_cast<std::uint16_t>(nan ? (word >> 16) | 0x40U : (word + 0x7fffU + ((word >> 16) & 1U)) >> 16);
+  BFloat16(float value) : bits(rounded(value)) {}  // NOLINT(google-explicit-constructor): kernels store f32 results
+  /// Beside the constructor because loops that store through it become vector code, and those that copy a temporary do not.
+  BFloat16& operator=(float value) {
+    bits = rounded(value);
+    return *this;
   }
   operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }  // NOLINT(google-explicit-constructor)
+
+ private:
+  static std::uint16_t rounded(float value) {
+    const auto word = std::bit_cast<std::uint32_t>(value);
+    const bool nan = (word & 0x7fffffffU) > 0x7f800000U;
+    return static_cast<std::uint16_t>(nan ? (word >> 16) | 0x40U : (word + 0x7fffU + ((word >> 16) & 1U)) >> 16);
+  }
 };
 static_assert(sizeof(BFloat16) == 2);
 
