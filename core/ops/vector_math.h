@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 namespace yard::ops {
@@ -43,5 +45,25 @@ inline float tanh_f32(float x) {
 
 /// 1 / (1 + e^-x).
 inline float sigmoid_f32(float x) { return 1.0F / (1.0F + exp_f32(-x)); }
+
+/// The largest factor * x[i], minus infinity of none; NaN is passed over. Written with sixteen lanes because compilers do not turn a search
+/// for the largest float into vector code while NaN exist.
+inline float largest_f32(const float* x, std::int64_t count, float factor = 1) {
+  using Lanes = float __attribute__((vector_size(64)));
+  Lanes most = Lanes{} - std::numeric_limits<float>::infinity();
+  std::int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    Lanes next;
+    std::memcpy(&next, x + i, sizeof(next));
+    next *= factor;
+    most = next > most ? next : most;
+  }
+  std::array<float, 16> lanes;
+  std::memcpy(lanes.data(), &most, sizeof(most));
+  float result = -std::numeric_limits<float>::infinity();
+  for (const float lane : lanes) result = lane > result ? lane : result;
+  for (; i < count; ++i) result = factor * x[i] > result ? factor * x[i] : result;
+  return result;
+}
 
 }  // namespace yard::ops

@@ -1,5 +1,4 @@
 #include <cmath>
-#include <limits>
 
 #include "core/ops/host/attention_block.h"
 #include "core/ops/vector_math.h"
@@ -33,9 +32,7 @@ void exponentials(const AttentionBlock& block, float cap, float* s, Index distan
     const Index from = block.start(r) - block.first;
     const Index to = block.entry(r) + 1 - block.first;
     apply_cap(cap, row + from, to - from);
-    float top = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : top)
-    for (Index j = from; j < to; ++j) top = std::max(top, row[j]);
+    const float top = largest_f32(row + from, to - from);
     float total = 0;
 #pragma omp simd reduction(+ : total)
     for (Index j = from; j < to; ++j) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace yard::ops {
 namespace {
@@ -51,6 +52,19 @@ TEST(VectorMath, SigmoidIsAccurate) {
             3e-7);
   EXPECT_EQ(sigmoid_f32(-kInfinity), 0);
   EXPECT_EQ(sigmoid_f32(kInfinity), 1);
+}
+
+TEST(VectorMath, LargestIsFound) {
+  std::vector<float> x(50);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = -1 - static_cast<float>(i % 7);
+  for (std::size_t at = 0; at < x.size(); ++at) {
+    x[at] = -0.5F;
+    EXPECT_EQ(largest_f32(x.data(), 50), -0.5F) << at;
+    EXPECT_EQ(largest_f32(x.data(), static_cast<std::int64_t>(at)), at == 0 ? -kInfinity : -1.0F) << at;
+    EXPECT_EQ(largest_f32(x.data() + at, 1, -2), 1.0F);
+    x[at] = -1 - static_cast<float>(at % 7);
+  }
+  EXPECT_EQ(largest_f32(x.data(), 50, -2), 14.0F);
 }
 
 }  // namespace
