@@ -206,6 +206,7 @@ class Run {
 
   /// Times some steps, writing nothing; the first ones warm up.
   void time_steps() {
+    const double startup = seconds_between(started_, Clock::now());
     constexpr Index kWarmUp = 2;
     std::vector<double> seconds;
     for (Index i = 0; i < options_.time_steps + kWarmUp; ++i) {
@@ -218,11 +219,12 @@ class Run {
     for (const double each : seconds) total += each;
     const double mean = total / static_cast<double>(seconds.size());
     const auto tokens = static_cast<double>(config_.data().global_batch() * config_.data().length());
-    std::cout << fmt::format(R"({{"seconds_per_step": {:.6g}, "tokens_per_second": {:.6g}, "steps": {}, "precision": "{}"}})", mean, tokens / mean,
-                             seconds.size(), name_of(compute_))
+    std::cout << fmt::format(R"({{"seconds_per_step": {:.6g}, "tokens_per_second": {:.6g}, "startup_seconds": {:.3f}, "steps": {}, "precision": "{}"}})",
+                             mean, tokens / mean, startup, seconds.size(), name_of(compute_))
               << std::endl;
   }
 
+  const Clock::time_point started_ = Clock::now();
   RankRuntime& runtime_;
   Options options_;
   RunConfig config_;
