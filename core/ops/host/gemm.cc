@@ -1,11 +1,12 @@
 #include "core/ops/host/gemm.h"
 
-#include <omp.h>
 #include <dnnl.hpp>
 
 #include <array>
 #include <mutex>
 #include <tuple>
+
+#include "core/ops/host/tasks.h"
 
 namespace yard::ops::host {
 namespace {
@@ -17,18 +18,6 @@ using Types = dnnl::memory::data_type;
 dnnl::memory::desc matrix(Index rows, Index cols, Types type, Index row_step, Index column_step) {
   return {dnnl::memory::dims{rows, cols}, type, dnnl::memory::dims{row_step, column_step}};
 }
-
-/// The library fixes a primitive's threads when it is made: these must be one.
-class OneThread {
- public:
-  OneThread() { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(threads_); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  int threads_ = omp_get_max_threads();
-};
 
 class Compiled final : public Bf16Product {
  public:
@@ -78,7 +67,7 @@ struct Bf16Products::Library {
     const std::lock_guard lock(mutex);
     auto& form = packed[{k, n}];
     if (form.is_zero()) {
-      const OneThread one;
+      const OneThread one;  // the library fixes the threads of a primitive when it is made
       dnnl::primitive_attr attributes;
       attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
       const dnnl::memory::desc any({k, n}, Types::bf16, dnnl::memory::format_tag::any);
