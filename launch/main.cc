@@ -1,14 +1,14 @@
+#include <fmt/format.h>
 #include <array>
 #include <boost/program_options/errors.hpp>
-#include <fmt/format.h>
 #include <iostream>
 #include <string_view>
 
 #include "comm/agree.h"
-#include "core/build_config.h"
+#include "launch/baselines_command.h"
+#include "launch/build_info.h"
 #include "launch/commands.h"
 #include "launch/config_fields.h"
-#include "launch/baselines_command.h"
 #include "launch/tokenize_command.h"
 #include "launch/tokenizer_command.h"
 
@@ -29,7 +29,8 @@ constexpr std::array kCommands = {
 };
 
 std::string usage() {
-  std::string text = "switchyard trains Mixture-of-Experts language models with expert parallelism over MPI.\n\nUsage: switchyard COMMAND [OPTIONS]\n\n";
+  std::string text =
+      "switchyard trains Mixture-of-Experts language models with expert parallelism over MPI.\n\nUsage: switchyard COMMAND [OPTIONS]\n\n";
   for (const Command& command : kCommands) text += fmt::format("  {:<15} {}\n", command.name, command.does);
   return text + "\n'switchyard COMMAND --help' tells more; 'switchyard --version' says which build this is.\n";
 }
