@@ -65,6 +65,7 @@ class Run {
 
   void train() {
     prepare();
+    if (finished()) return;
     set_up();
     if (options_.time_steps > 0) {
       time_steps();
@@ -103,6 +104,28 @@ class Run {
     });
     run_dir_ = broadcast_text(runtime_, run_dir_);
     start_watchdog(runtime_, config_.run().watchdog_seconds(), run_dir_);
+    std::string aside;
+    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
+      if (runtime_.rank != 0) return;
+      if (options_.resume == "never") {
+        aside = set_earlier_run_aside(run_dir_);
+      } else {
+        from_ = options_.resume == "auto" ? latest_checkpoint(run_dir_ + "/checkpoints") : find_checkpoint(options_.resume);
+      }
+    });
+    from_ = broadcast_text(runtime_, from_);
+    if (!aside.empty()) log_.line("the earlier run in " + run_dir_ + " is now in " + aside);
+  }
+
+  /// Whether the checkpoint to go on from has all steps already: then nothing is written, and this is said.
+  bool finished() {
+    if (from_.empty()) return false;
+    Index done = 0;
+    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] { done = load_state(from_).step; });
+    const Index steps = config_.run().steps();
+    if (done < steps) return false;
+    log_.line(fmt::format("nothing to do: {} has {} steps done and run.steps is {}; raise run.steps to go on", from_, done, steps));
+    return true;
   }
 
   void set_up() {
@@ -146,15 +169,9 @@ class Run {
 
   void go_on_or_start() {
     const std::string folder = run_dir_ + "/checkpoints";
-    std::string from;
-    if (options_.resume == "auto") {
-      from = latest_checkpoint(folder);
-    } else if (options_.resume != "never") {
-      agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] { from = find_checkpoint(options_.resume); });
-    }
     agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
-      if (!from.empty()) {
-        trainer_->resume(from);
+      if (!from_.empty()) {
+        trainer_->resume(from_);
       } else if (!config_.init().checkpoint().empty()) {
         trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
       }
@@ -165,7 +182,7 @@ class Run {
       metrics_ = std::make_unique<MetricsLog>(run_dir_);
       events_ = std::make_unique<TensorBoardWriter>(run_dir_);
     });
-    if (!from.empty()) log_.line(fmt::format("goes on from {} at step {}", from, trainer_->steps_done()));
+    if (!from_.empty()) log_.line(fmt::format("goes on from {} at step {}", from_, trainer_->steps_done()));
     CheckpointWriter::Settings settings;
     settings.folder = folder;
     settings.keep = config_.checkpoint().keep();
@@ -232,6 +249,7 @@ class Run {
   std::shared_ptr<TokenStream> data_, validation_data_;
   std::unique_ptr<Validation> validation_;
   std::string run_dir_;
+  std::string from_;  // the checkpoint to go on from, or empty
   int threads_ = 1;
   DType compute_ = DType::f32;
   double resident_at_start_ = 0;
