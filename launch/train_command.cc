@@ -19,6 +19,7 @@
 #include "launch/memory_table.h"
 #include "launch/metrics_log.h"
 #include "launch/model_from_config.h"
+#include "launch/probe.h"
 #include "launch/progress.h"
 #include "launch/run_directory.h"
 #include "launch/run_log.h"
@@ -33,10 +34,12 @@ namespace po = boost::program_options;
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string config, run_dir, resume = "auto";
+  std::string config, run_dir, resume = "auto", probe;
   std::vector<std::string> settings;
   Index time_steps = 0;
   std::string command;
+  /// Whether steps are all that is wanted: no run directory, no validation, no checkpoint.
+  bool only_steps() const { return time_steps > 0 || !probe.empty(); }
 };
 
 /// Strings of one rank on every rank, padded to one length.
@@ -67,8 +70,8 @@ class Run {
     prepare();
     if (finished()) return;
     set_up();
-    if (options_.time_steps > 0) {
-      time_steps();
+    if (options_.only_steps()) {
+      options_.probe.empty() ? time_steps() : probe_steps();
       return;
     }
     go_on_or_start();
@@ -98,7 +101,7 @@ class Run {
         validation_data_ = std::make_shared<TokenStream>(config_.data().validation(), format, config_.model().vocabulary());
       }
     });
-    if (options_.time_steps > 0) return;
+    if (options_.only_steps()) return;
     agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
       if (runtime_.rank == 0) run_dir_ = make_run_directory(options_.run_dir, options_.config);
     });
@@ -140,7 +143,9 @@ class Run {
     mesh_ = std::make_unique<Mesh>(std::move(runtime_.world), shape);
     resident_at_start_ = resident_bytes();
     agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {  // what does not fit the data is found alike
-      trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, config_, compute_, data_, tokenizer_->end_of_text());
+      if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
+      trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_,
+                                           tokenizer_->end_of_text(), probe_ ? probe_->hooks() : TrainHooks());
     });
     if (validation_data_) {
       const Index sequences = std::max<Index>(1, config_.data().global_batch() / config_.data().accumulate() / mesh_->size());
@@ -148,7 +153,7 @@ class Run {
                                                  tokenizer_->end_of_text(), config_.data().document_mask(), mesh_->batch_shard(),
                                                  mesh_->batch_shards());
     }
-    if (options_.time_steps > 0) return;
+    if (options_.only_steps()) return;
     agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
       if (runtime_.rank == 0) log_.open(run_dir_);
     });
@@ -241,6 +246,18 @@ class Run {
               << std::endl;
   }
 
+  /// Trains from the first step to the last, writing only what verify-layout compares.
+  void probe_steps() {
+    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
+      if (!config_.init().checkpoint().empty()) trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
+    });
+    while (trainer_->steps_done() < config_.run().steps()) {
+      trainer_->step();
+      probe_->stepped(trainer_->model());
+    }
+    probe_->finish();
+  }
+
   const Clock::time_point started_ = Clock::now();
   RankRuntime& runtime_;
   Options options_;
@@ -254,6 +271,7 @@ class Run {
   DType compute_ = DType::f32;
   double resident_at_start_ = 0;
   std::unique_ptr<Mesh> mesh_;
+  std::unique_ptr<Probe> probe_;  // before the trainer, which uses it
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
   RunLog log_;
@@ -274,6 +292,7 @@ int train_command(int argc, const char* const* argv) {
       ("run-dir", po::value(&options.run_dir), "where the run is written; default runs/NAME-TIME")                                    //
       ("resume", po::value(&options.resume)->default_value(options.resume), "auto: from the run directory's newest checkpoint; never; or a checkpoint")  //
       ("time-steps", po::value(&options.time_steps)->default_value(0), "only time this many steps, write nothing, print one JSON line")  //
+      ("probe", po::value(&options.probe), "write into this folder what each step computed, for verify-layout, and nothing else")         //
       ("help-config", "print every field of the configuration with its meaning and default");
   const auto given = parse_command(argc, argv, "--config FILE [--set path.to.field=value]... [--run-dir FOLDER]\n\nTrains a model; under mpirun -np N on N = mesh.expert x mesh.data ranks.", described);
   if (!given) return 0;
