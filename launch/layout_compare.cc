@@ -116,7 +116,8 @@ LayoutComparison compare_layouts(const std::vector<ProbeStep>& reference, const 
   result.router.take(relative(first.norms.router, start.norms.router), "step 1");
   result.expert.take(relative(first.norms.expert, start.norms.expert), "step 1");
   compare_gradients(first, start, result.checksum);
-  const bool early = flip && flip->step == 1;
+  const bool rounding = flip && flip->gap <= bounds.gap;  // only then does a flip excuse what follows from it
+  const bool early = rounding && flip->step == 1;
   const double share = early ? 4 * static_cast<double>(flip->choices_in_step) / std::max(1.0, static_cast<double>(all_choices(first))) : 0;
   const double experts = first.tokens_per_expert.empty() ? 1 : static_cast<double>(first.tokens_per_expert.front().size());
   const double layers = std::max<double>(1, static_cast<double>(first.tokens_per_expert.size()));
@@ -133,7 +134,7 @@ LayoutComparison compare_layouts(const std::vector<ProbeStep>& reference, const 
     const ProbeStep& a = reference[i];
     const ProbeStep& b = other[i];
     const std::string step = "step " + std::to_string(a.step);
-    const bool flipped = flip && a.step >= flip->step;
+    const bool flipped = rounding && a.step >= flip->step;
     const double loss = relative(a.loss, b.loss);
     const double balance = relative(a.balance_loss, b.balance_loss);
     result.loss.take(loss, step);

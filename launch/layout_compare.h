@@ -59,7 +59,8 @@ std::optional<RoutingFlip> first_flip(RoutingReader& reference, RoutingReader& o
 ///
 /// A token that was routed otherwise in step 1 changes gradients by its own share. Then the norms' bound is ten times as wide, as the
 /// loss's is, and both bounds of gradients grow by four times the changed choices' share: of all choices for the norms, of one expert's
-/// even part for a checksum. From the first flip on, the bound of the balance loss grows by the share of choices that changed.
+/// even part for a checksum. From the first flip on, the bound of the balance loss grows by the share of choices that changed. A flip whose
+/// gap is more than rounding is an error and widens nothing.
 LayoutComparison compare_layouts(const std::vector<ProbeStep>& reference, const std::vector<ProbeStep>& other,
                                  const std::optional<RoutingFlip>& flip, const LayoutBounds& bounds = {});
 

@@ -61,7 +61,7 @@ bool may_start_mpirun(const std::string& command) {
     const char* rank = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nobody sets variables
     if (rank != nullptr && std::strcmp(rank, "0") != 0) return false;
   }
-  fail_input("switchyard ", command, " starts mpirun itself: start it by hand, not under mpirun or srun");
+  fail_input("the command ", command, " starts mpirun itself: start it by hand, not under mpirun or srun");
 }
 
 int run_ranks(const RankedCommand& command) {

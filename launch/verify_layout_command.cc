@@ -161,7 +161,7 @@ std::vector<std::string> row_of(const std::string& name, const LayoutComparison&
           number(result.dense),
           number(result.router),
           number(result.expert),
-          result.counts ? fmt::format("until step {}", *result.counts) : "equal",
+          result.counts ? fmt::format("differ from step {}", *result.counts) : "equal",
           result.flip ? in_words(*result.flip) : "none",
           !result.broken.empty() ? "differs"
           : result.flip          ? "agrees (loss bound 1e-4 from the flip on)"
