@@ -31,8 +31,8 @@ std::unique_ptr<Router> make_softmax_top_k(const RouterPlace& place, const RunCo
   SoftmaxTopKSettings settings;
   settings.normalize = router.normalize();
   settings.scale = static_cast<float>(router.scale());
-  settings.capacity_factor = static_cast<float>(router.capacity_factor());
-  settings.evaluation_capacity = static_cast<float>(router.evaluation_capacity());
+  settings.capacity_factor = router.capacity_factor();
+  settings.evaluation_capacity = router.evaluation_capacity();
   settings.group_sequences = router.has_group_sequences() ? router.group_sequences() : 1;
   settings.drop = router.drop() == RunConfig::Drop::weight ? ops::DropPolicy::weight : ops::DropPolicy::position;
   settings.jitter = static_cast<float>(router.jitter());

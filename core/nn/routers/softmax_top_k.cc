@@ -22,8 +22,8 @@ Parameter gate_matrix(const RouterPlace& place) {
 
 SoftmaxTopK::SoftmaxTopK(const RouterPlace& place, const SoftmaxTopKSettings& settings)
     : place_(place), settings_(settings), gate_(gate_matrix(place)) {
-  check_input(place.top_k >= 1 && place.top_k <= place.experts, "model.top_k must be between 1 and model.experts (", place.experts, "), got ",
-              place.top_k);
+  check_input(place.top_k >= 1 && place.top_k <= place.experts, "model.top_k must be between 1 and model.experts (", place.experts,
+              "), got ", place.top_k);
 }
 
 std::uint64_t SoftmaxTopK::noise_key(const Context& context, std::string_view what) const {
@@ -51,23 +51,28 @@ Routing SoftmaxTopK::forward(Context& context, const Tensor& x, Tape& tape, Rout
     ops::add_router_report(stream, softmax.p, softmax.log_sum_exp, tokens.ids, counts, tokens.length, place_.top_k, report.sums);
     if (context.log != nullptr) context.log->record(context, place_.moe_layer, best.index, best.gap);
   }
-  drop(context, best.index, weight, report);
+  const Tensor kept = within_capacity(context, best.index, weight, report);
+  // Backward reads the choices before dropping: a dropped one still has its part in the sum that its token's weights were divided by.
   if (training) tape.push(Saved{seen, softmax.p, softmax.log_sum_exp, best.index, weight, counts, x.dtype()});
-  const Index slots = best.index.elements();
-  return {tokens_of_slots(stream, x.rows(), place_.top_k), best.index.reshaped({slots}), weight.reshaped({slots}), {}};
+  const Index slots = kept.elements();
+  return {tokens_of_slots(stream, x.rows(), place_.top_k), kept.reshaped({slots}), weight.reshaped({slots}), {}};
 }
 
-void SoftmaxTopK::drop(Context& context, const Tensor& choice, const Tensor& weight, RouterReport& report) const {
-  const float factor = context.training() ? settings_.capacity_factor : settings_.evaluation_capacity;
-  if (factor <= 0) return;
+/// The choices, those beyond an expert's capacity as -1.                                                               (N, K) i32
+Tensor SoftmaxTopK::within_capacity(Context& context, const Tensor& choice, const Tensor& weight, RouterReport& report) const {
+  const double factor = context.training() ? settings_.capacity_factor : settings_.evaluation_capacity;
+  if (factor <= 0) return choice;
   const Tokens& tokens = context.tokens;
   const Index group = tokens.length * (context.training() ? settings_.group_sequences : 1);
   const double even = static_cast<double>(place_.top_k * group) / static_cast<double>(place_.experts);
-  const Index capacity = std::max<Index>(4, static_cast<Index>(std::ceil(static_cast<double>(factor) * even)));
+  const Index capacity = std::max<Index>(4, static_cast<Index>(std::ceil(factor * even)));
   // A recomputed pass drops the same choices and must not report them twice.
   const Tensor drops = context.pass == Pass::train ? report.drops : Tensor::zeros(context.stream, {8}, DType::i64);
-  ops::drop_over_capacity(context.stream, choice, weight, place_.experts, group, tokens.length, capacity, settings_.drop,
+  Tensor kept(context.stream, choice.shape(), choice.dtype());
+  ops::copy_into(context.stream, choice, kept);
+  ops::drop_over_capacity(context.stream, kept, weight, place_.experts, group, tokens.length, capacity, settings_.drop,
                           drops.row_range(0, 4), drops.row_range(4, 4));
+  return kept;
 }
 
 /// What each expert's probability is worth to the balance loss of this rank's tokens: a row for every sequence, or one row for all.
@@ -103,7 +108,8 @@ Tensor SoftmaxTopK::backward(Context& context, const Tensor& dweight, const Tens
                                                       settings_.normalize, settings_.scale);
   const double everywhere = static_cast<double>(context.tokens.length * context.tokens.sequences_everywhere);
   const auto z = static_cast<float>(settings_.losses.z / (everywhere * static_cast<double>(context.micros)));
-  ops::add_auxiliary_gradient(stream, saved.p, saved.log_sum_exp, context.tokens.ids, balance_coefficients(context, saved.counts), z, dlogits);
+  ops::add_auxiliary_gradient(stream, saved.p, saved.log_sum_exp, context.tokens.ids, balance_coefficients(context, saved.counts), z,
+                              dlogits);
   Tensor dx = gate_.backward(context, dlogits, saved.x);
   if (settings_.jitter > 0) dx = ops::jitter(stream, dx, settings_.jitter, noise_key(context, "jitter"), row_keys(context));
   return dx;

@@ -12,8 +12,8 @@ enum class ForcedRouting : std::uint8_t { natural, balanced, skewed };
 struct SoftmaxTopKSettings {
   bool normalize = true;       // divide the weights of a token by their sum (Mixtral); top-1 must not: its weight would be constant
   float scale = 1;             // of the weights
-  float capacity_factor = 0;   // capacity = ceil(factor * K * tokens of a group / E), at least 4; 0 is dropless
-  float evaluation_capacity = 0;
+  double capacity_factor = 0;  // capacity = ceil(factor * K * tokens of a group / E), at least 4; 0 is dropless
+  double evaluation_capacity = 0;
   Index group_sequences = 1;   // sequences of a routing group
   ops::DropPolicy drop = ops::DropPolicy::position;
   float jitter = 0;            // the router's copy of x times U(1 - jitter, 1 + jitter) in training (Switch)
@@ -41,7 +41,7 @@ class SoftmaxTopK final : public Router {
     DType dtype;
   };
   std::uint64_t noise_key(const Context&, std::string_view what) const;
-  void drop(Context&, const Tensor& choice, const Tensor& weight, RouterReport&) const;
+  Tensor within_capacity(Context&, const Tensor& choice, const Tensor& weight, RouterReport&) const;
   Tensor balance_coefficients(Context&, const Tensor& counts_by_sequence) const;
 
   RouterPlace place_;

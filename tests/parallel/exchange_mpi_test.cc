@@ -1,0 +1,15 @@
+#include "parallel/exchange/direct.h"
+#include "tests/parallel/exchange_contract.h"
+#include "tests/support/mpi_world.h"
+
+namespace yard {
+namespace {
+
+TEST(MpiExchange, KeepsTheContract) {
+  test::ExchangeContract(test::world(), [](Communicator& group, Index experts) {
+    return std::make_unique<DirectExchange>(group, experts, 0);
+  }).check_all();
+}
+
+}  // namespace
+}  // namespace yard

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "launch/trainer.h"
+#include "tests/support/rig.h"
+
+namespace yard::test {
+
+/// Ids that a small model can learn something of: each depends on the one before it.
+std::shared_ptr<const TokenStream> small_text(Index tokens, int vocabulary);
+
+/// A trainer on one rank with all that it stands on.
+class TrainerRig {
+ public:
+  TrainerRig(Communicator& world, const RunConfig& unresolved, std::shared_ptr<const TokenStream> data, MeshShape shape,
+             const RouterTable& routers = default_routers(), TrainHooks hooks = {});
+  /// On one rank.
+  TrainerRig(const RunConfig& unresolved, std::shared_ptr<const TokenStream> data, const RouterTable& routers = default_routers(),
+             TrainHooks hooks = {});
+  Trainer& operator*() noexcept { return *trainer_; }
+  Trainer* operator->() noexcept { return trainer_.get(); }
+  Mesh& mesh() noexcept { return *mesh_; }
+  /// The values of the parameters that this rank holds, by their logical names.
+  std::map<std::string, std::vector<double>> values();
+
+ private:
+  void make(const RunConfig& unresolved, std::shared_ptr<const TokenStream> data, MeshShape shape, const RouterTable& routers,
+            TrainHooks hooks);
+  Rank rank_;
+  RunConfig config_;
+  std::unique_ptr<Mesh> mesh_;
+  std::unique_ptr<Trainer> trainer_;
+};
+
+/// What a run on a layout did: reports of its steps, and the values of all parameters at the end, wherever they lie.
+struct LayoutRun {
+  std::vector<StepReport> steps;
+  std::map<std::string, std::vector<double>> values;
+};
+/// Trains some steps on a world of threads. Throws when replicas of a parameter end with different values.
+LayoutRun run_layout(const RunConfig& unresolved, const std::shared_ptr<const TokenStream>& data, MeshShape shape, Index steps);
+
+}  // namespace yard::test
