@@ -14,7 +14,9 @@ std::string count_text(double count) {
   return fmt::format("{:.1f} k", count * 1e-3);
 }
 
-std::string size_text(double bytes) { return bytes >= 1e9 ? fmt::format("{:.2f} GB", bytes * 1e-9) : fmt::format("{:.1f} MB", bytes * 1e-6); }
+std::string size_text(double bytes) {
+  return bytes >= 1e9 ? fmt::format("{:.2f} GB", bytes * 1e-9) : fmt::format("{:.1f} MB", bytes * 1e-6);
+}
 
 /// What forward leaves for backward in one layer of n rows, b bytes a value.
 double layer_activations(const ModelShape& model, Index layer, double n, double b) {
@@ -43,8 +45,8 @@ MemoryEstimate estimate_memory(const ModelShape& model, const RunConfig& config,
   const ParameterCount count = count_parameters(model);
   const auto dense = static_cast<double>(count.replicated());
   const double experts = static_cast<double>(count.experts) / expert_ranks;
-  const double rows = static_cast<double>(config.data().global_batch() * config.data().length()) /
-                      static_cast<double>(config.data().accumulate()) / ranks;
+  const double rows =
+      static_cast<double>(config.data().global_batch() * config.data().length()) / static_cast<double>(config.data().accumulate()) / ranks;
 
   MemoryEstimate memory;
   memory.weights = (dense + experts) * b;
@@ -70,9 +72,11 @@ MemoryEstimate estimate_memory(const ModelShape& model, const RunConfig& config,
 std::string memory_table(const ModelShape& model, const RunConfig& config, DType compute, double measured) {
   const MemoryEstimate memory = estimate_memory(model, config, compute);
   return fmt::format(
-      "memory a rank: {} = weights {} + packed {} + gradients {} + optimizer {} + activations {} + exchange {} + logits {}; measured peak {}",
-      size_text(memory.all()), size_text(memory.weights), size_text(memory.packed), size_text(memory.gradients), size_text(memory.optimizer),
-      size_text(memory.activations), size_text(memory.exchange), size_text(memory.logits), size_text(measured));
+      "memory a rank: {} = weights {} + packed {} + gradients {} + optimizer {} + activations {} + exchange {} + logits {}; measured peak "
+      "{}",
+      size_text(memory.all()), size_text(memory.weights), size_text(memory.packed), size_text(memory.gradients),
+      size_text(memory.optimizer), size_text(memory.activations), size_text(memory.exchange), size_text(memory.logits),
+      size_text(measured));
 }
 
 std::string model_summary(const ModelShape& model) {

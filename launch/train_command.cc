@@ -1,9 +1,9 @@
 #include <omp.h>
 #include <sys/stat.h>
 
+#include <fmt/format.h>
 #include <boost/program_options.hpp>
 #include <filesystem>
-#include <fmt/format.h>
 #include <iostream>
 
 #include "comm/agree.h"
@@ -161,14 +161,16 @@ class Run {
     facts.mpi = MpiRuntime::launched() ? "Open MPI" : "none (a single process)";
     facts.processor = processor_name();
     facts.precision = compute_ == DType::bf16 ? "bf16" : "f32";
-    if (automatic) facts.precision += compute_ == DType::bf16 ? " (auto: the processor has it in hardware)" : " (auto: no bf16 in hardware)";
+    if (automatic)
+      facts.precision += compute_ == DType::bf16 ? " (auto: the processor has it in hardware)" : " (auto: no bf16 in hardware)";
     facts.layout = fmt::format("{} ranks: expert {} x data {}", mesh_->size(), shape.expert, shape.data);
     facts.threads = threads_;
     facts.hosts = hosts;
     facts.cores = cores;
     facts.command = options_.command;
     log_.file_line(environment_block(facts));
-    log_.line(fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, facts.processor, threads_, threads_ == 1 ? "" : "s"));
+    log_.line(
+        fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, facts.processor, threads_, threads_ == 1 ? "" : "s"));
     log_.line(model_summary(shape_from_config(config_)));
   }
 
@@ -206,7 +208,8 @@ class Run {
       const Evaluation evaluation = trainer_->validate(*validation_, *tokenizer_);
       metrics.set_validation_loss(evaluation.loss());
       metrics.set_bits_per_byte(evaluation.bits_per_byte());
-      log_.line(fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte", report.step, evaluation.loss(), evaluation.bits_per_byte()));
+      log_.line(
+          fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte", report.step, evaluation.loss(), evaluation.bits_per_byte()));
     }
     if (runtime_.rank == 0) {
       metrics_->append(metrics);
@@ -241,9 +244,11 @@ class Run {
     for (const double each : seconds) total += each;
     const double mean = total / static_cast<double>(seconds.size());
     const auto tokens = static_cast<double>(config_.data().global_batch() * config_.data().length());
-    std::cout << fmt::format(R"({{"seconds_per_step": {:.6g}, "tokens_per_second": {:.6g}, "startup_seconds": {:.3f}, "steps": {}, "precision": "{}"}})",
-                             mean, tokens / mean, startup, seconds.size(), name_of(compute_))
-              << std::endl;
+    std::cout
+        << fmt::format(
+               R"({{"seconds_per_step": {:.6g}, "tokens_per_second": {:.6g}, "startup_seconds": {:.3f}, "steps": {}, "precision": "{}"}})",
+               mean, tokens / mean, startup, seconds.size(), name_of(compute_))
+        << std::endl;
   }
 
   /// Trains from the first step to the last, writing only what verify-layout compares.
@@ -286,15 +291,19 @@ int train_command(int argc, const char* const* argv) {
   Options options;
   for (int i = 0; i < argc; ++i) options.command += (i == 0 ? "switchyard " : " ") + std::string(argv[i]);
   po::options_description described("Options");
-  described.add_options()                                                                                                            //
-      ("config", po::value(&options.config), "configuration, text format; see --help-config")                                        //
-      ("set", po::value(&options.settings)->composing(), "path.to.field=value, after the file; may be given again")                   //
-      ("run-dir", po::value(&options.run_dir), "where the run is written; default runs/NAME-TIME")                                    //
-      ("resume", po::value(&options.resume)->default_value(options.resume), "auto: from the run directory's newest checkpoint; never; or a checkpoint")  //
+  described.add_options()                                                                                            //
+      ("config", po::value(&options.config), "configuration, text format; see --help-config")                        //
+      ("set", po::value(&options.settings)->composing(), "path.to.field=value, after the file; may be given again")  //
+      ("run-dir", po::value(&options.run_dir), "where the run is written; default runs/NAME-TIME")                   //
+      ("resume", po::value(&options.resume)->default_value(options.resume),
+       "auto: from the run directory's newest checkpoint; never; or a checkpoint")                                                       //
       ("time-steps", po::value(&options.time_steps)->default_value(0), "only time this many steps, write nothing, print one JSON line")  //
-      ("probe", po::value(&options.probe), "write into this folder what each step computed, for verify-layout, and nothing else")         //
+      ("probe", po::value(&options.probe), "write into this folder what each step computed, for verify-layout, and nothing else")        //
       ("help-config", "print every field of the configuration with its meaning and default");
-  const auto given = parse_command(argc, argv, "--config FILE [--set path.to.field=value]... [--run-dir FOLDER]\n\nTrains a model; under mpirun -np N on N = mesh.expert x mesh.data ranks.", described);
+  const auto given = parse_command(argc, argv,
+                                   "--config FILE [--set path.to.field=value]... [--run-dir FOLDER]\n\nTrains a model; under mpirun -np N "
+                                   "on N = mesh.expert x mesh.data ranks.",
+                                   described);
   if (!given) return 0;
   if (given->count("help-config") > 0) {
     std::cout << config_reference() << std::flush;

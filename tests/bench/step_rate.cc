@@ -76,11 +76,12 @@ void bench(RankRuntime& runtime, const std::string& file, const std::vector<std:
   const auto tokens = static_cast<double>(config.data().global_batch() * config.data().length());
   const double model = training_flops_per_token(shape_from_config(config), config.data().length()) * tokens / seconds;
   const double product = figures.values<double>()[0];
-  std::cout << fmt::format(
-                   R"({{"ranks": {}, "threads": {}, "precision": "{}", "median_seconds": {:.5f}, "fastest_seconds": {:.5f}, "slowest_seconds": {:.5f}, "tokens_per_second": {:.1f}, "model_gflops": {:.1f}, "product_gflops": {:.1f}, "ratio": {:.3f}}})",
-                   runtime.size, threads, name_of(compute), seconds, steps.front(), steps.back(), tokens / seconds, model * 1e-9,
-                   product * 1e-9, model / product)
-            << std::endl;
+  std::cout
+      << fmt::format(
+             R"({{"ranks": {}, "threads": {}, "precision": "{}", "median_seconds": {:.5f}, "fastest_seconds": {:.5f}, "slowest_seconds": {:.5f}, "tokens_per_second": {:.1f}, "model_gflops": {:.1f}, "product_gflops": {:.1f}, "ratio": {:.3f}}})",
+             runtime.size, threads, name_of(compute), seconds, steps.front(), steps.back(), tokens / seconds, model * 1e-9, product * 1e-9,
+             model / product)
+      << std::endl;
 }
 
 }  // namespace

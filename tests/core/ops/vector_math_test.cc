@@ -67,12 +67,12 @@ TEST(VectorMath, LargestIsFound) {
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = -1 - static_cast<float>(i % 7);
   for (std::size_t at = 0; at < x.size(); ++at) {
     x[at] = -0.5F;
-    EXPECT_EQ(largest_f32(x.data(), 50), -0.5F) << at;
-    EXPECT_EQ(largest_f32(x.data(), static_cast<std::int64_t>(at)), at == 0 ? -kInfinity : -1.0F) << at;
-    EXPECT_EQ(largest_f32(x.data() + at, 1, -2), 1.0F);
+    EXPECT_EQ(ops::largest_f32(x.data(), 50), -0.5F) << at;
+    EXPECT_EQ(ops::largest_f32(x.data(), static_cast<std::int64_t>(at)), at == 0 ? -kInfinity : -1.0F) << at;
+    EXPECT_EQ(ops::largest_f32(x.data() + at, 1, -2), 1.0F);
     x[at] = -1 - static_cast<float>(at % 7);
   }
-  EXPECT_EQ(largest_f32(x.data(), 50, -2), 14.0F);
+  EXPECT_EQ(ops::largest_f32(x.data(), 50, -2), 14.0F);
 }
 
 }  // namespace
