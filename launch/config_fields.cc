@@ -113,7 +113,8 @@ FoundField find_field(pb::Message& root, std::string_view path) {
     const std::vector<std::string> names = field_names(type);
     if (field == nullptr) {
       const std::string near = nearest(name, names);
-      fail_input("unknown field '", path, "'", near.empty() ? "" : "; did you mean '" + before + near + "'?", near.empty() ? ": " : " (",
+      fail_input("unknown field '", path, "'", near.empty() ? "" : fmt::format("; did you mean '{}{}'?", before, near),
+                 near.empty() ? ": " : " (",
                  before.empty() ? "the blocks are " : "the fields of " + before.substr(0, before.size() - 1) + " are ", listed(names),
                  near.empty() ? "" : ")");
     }

@@ -13,7 +13,7 @@ namespace {
 using Kind = PlantedError::Kind;
 
 const std::map<std::string, Kind>& kinds() {
-  static const std::map<std::string, Kind> names = {
+  static const std::map<std::string, Kind> kNames = {
       {"expert_gradient_factor", Kind::expert_gradient_factor},
       {"balance_by_data_degree", Kind::balance_by_data_degree},
       {"rank_initial_values", Kind::rank_initial_values},
@@ -22,7 +22,7 @@ const std::map<std::string, Kind>& kinds() {
       {"replicas_twice_in_norm", Kind::replicas_twice_in_norm},
       {"skip_empty_expert", Kind::skip_empty_expert},
   };
-  return names;
+  return kNames;
 }
 
 void add_up(GradientReducer::Norms& norms) {

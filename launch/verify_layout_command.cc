@@ -263,7 +263,7 @@ class Verification {
     json entry = to_json(name, result);
     entry["curve"] = curve_of(steps);
     json_["layouts"].push_back(entry);
-    for (const std::string& sentence : result.broken) broken_.push_back(name + ": " + sentence);
+    for (const std::string& sentence : result.broken) broken_.push_back(fmt::format("{}: {}", name, sentence));
   }
 
   int report() {

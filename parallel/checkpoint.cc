@@ -130,8 +130,8 @@ class ModelFiles {
 
 }  // namespace
 
-std::string CheckpointWriter::save(Context& context, Mesh& mesh, ParameterStore& store, std::vector<State*> states, ShardedAdamW& optimizer,
-                                   const TrainingState& state) {
+std::string CheckpointWriter::save(Context& context, Mesh& mesh, ParameterStore& store, const std::vector<State*>& states,
+                                   ShardedAdamW& optimizer, const TrainingState& state) {
   const Span span(context.profiler, "checkpoint");
   const fs::path final_folder = fs::path(settings_.folder) / step_name(state.step);
   const fs::path folder = final_folder.string() + ".tmp";
@@ -236,7 +236,8 @@ std::string find_checkpoint(const std::string& path) {
   fail_input("there is no checkpoint in ", path, "; name a run directory or a folder such as RUN/checkpoints/step-00000100");
 }
 
-void load_model(Stream& stream, const std::string& folder, ParameterStore& store, std::vector<State*> states, ShardedAdamW* optimizer) {
+void load_model(Stream& stream, const std::string& folder, ParameterStore& store, const std::vector<State*>& states,
+                ShardedAdamW* optimizer) {
   ModelFiles files{fs::path(folder)};
   for (std::size_t b = 0; b < store.buffers().size(); ++b) {
     const FlatBuffer& buffer = store.buffers()[b];

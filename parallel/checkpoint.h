@@ -38,7 +38,7 @@ class CheckpointWriter {
   explicit CheckpointWriter(Settings settings) : settings_(std::move(settings)) {}
   /// Collective. Returns the checkpoint's folder. When a rank fails to write (a full disk), every rank throws AgreedError and what was
   /// there before stays.
-  std::string save(Context&, Mesh&, ParameterStore&, std::vector<State*> states, ShardedAdamW&, const TrainingState&);
+  std::string save(Context&, Mesh&, ParameterStore&, const std::vector<State*>& states, ShardedAdamW&, const TrainingState&);
 
  private:
   void prune(Index newest) const;
@@ -53,7 +53,7 @@ std::string find_checkpoint(const std::string& path);
 
 /// Reads the model's values by name into any layout; each rank reads what it holds. Masters of `optimizer`, when given, take the same
 /// values. Throws InputError that names what is missing or has another shape.
-void load_model(Stream&, const std::string& folder, ParameterStore&, std::vector<State*> states, ShardedAdamW* optimizer);
+void load_model(Stream&, const std::string& folder, ParameterStore&, const std::vector<State*>& states, ShardedAdamW* optimizer);
 /// Reads state.json.
 TrainingState load_state(const std::string& folder);
 /// Reads this rank's share of the optimizer's state; the layout and the precision must be those it was written in.

@@ -1,5 +1,7 @@
 #include "parallel/moe_layer.h"
 
+#include <utility>
+
 #include "core/ops/elementwise.h"
 
 namespace yard {
@@ -14,7 +16,7 @@ Tensor MoeLayer::forward(Context& context, const Tensor& x, Tape& tape) {
   const Tensor y = at_home(context, x, routing, tape);  // while the first rows travel
   std::vector<Work> returning;
   for (Index piece = 0; piece < plan->pieces(); ++piece) {
-    Arriving now = std::move(arriving);
+    Arriving now = std::exchange(arriving, {});
     if (piece + 1 < plan->pieces()) arriving = send(piece + 1);
     now.work.wait(context.stream);
     const Tensor done =
@@ -38,7 +40,7 @@ Tensor MoeLayer::backward(Context& context, const Tensor& dy, Tape& tape) {
   const Tensor dx = Tensor::zeros(context.stream, dy.shape());
   std::vector<Work> returning;
   for (; piece >= 0; --piece) {
-    Arriving now = std::move(arriving);
+    Arriving now = std::exchange(arriving, {});
     if (piece > 0) arriving = send(piece - 1);
     now.work.wait(context.stream);
     const ExpertsGradient gradient = parts_.experts->backward(context, now.rows, tape);

@@ -88,7 +88,9 @@ void attend(const AttentionBlock& block, const KeysValues& kv, const AttentionSe
 
 void attention(Cpu, Stream& stream, const Tensor& qkv, const Tensor& positions, const AttentionSettings& settings, const Tensor& out,
                const Tensor& lse) {
-  const auto [heads, kv_heads, width] = settings.heads;
+  const Index heads = settings.heads.heads;
+  const Index kv_heads = settings.heads.kv_heads;
+  const Index width = settings.heads.width;
   const Index columns = settings.heads.columns();
   const Index length = settings.length;
   const Index sequences = qkv.rows() / length;
@@ -122,7 +124,9 @@ void attention(Cpu, Stream& stream, const Tensor& qkv, const Tensor& positions, 
 
 void attention_cached(Cpu, Stream& stream, const Tensor& qkv, const Tensor& keys, const Tensor& values, const Tensor& before,
                       const AttentionSettings& settings, const Tensor& out) {
-  const auto [heads, kv_heads, width] = settings.heads;
+  const Index heads = settings.heads.heads;
+  const Index kv_heads = settings.heads.kv_heads;
+  const Index width = settings.heads.width;
   const Index columns = settings.heads.columns();
   const Index sequences = keys.shape()[0];
   const Index capacity = keys.shape()[2];

@@ -96,7 +96,9 @@ void backward_block(const HeadBackward<T>& head, const AttentionBlock& block, fl
 
 void attention_backward(Cpu, Stream& stream, const Tensor& dout, const Tensor& qkv, const Tensor& positions, const AttentionOut& forward,
                         const AttentionSettings& settings, const Tensor& dqkv) {
-  const auto [heads, kv_heads, width] = settings.heads;
+  const Index heads = settings.heads.heads;
+  const Index kv_heads = settings.heads.kv_heads;
+  const Index width = settings.heads.width;
   const Index columns = settings.heads.columns();
   const Index length = settings.length;
   const Index sequences = qkv.rows() / length;

@@ -28,7 +28,7 @@ struct Bf16Shape {
   bool b_is_packed = false;  // laid out by Bf16Products::pack
   DType out = DType::bf16;   // of C
   bool accumulate = false;
-  auto operator<=>(const Bf16Shape&) const = default;
+  auto operator<=>(const Bf16Shape&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 trips over the default
 };
 
 /// A compiled product; may run on many threads at once.
