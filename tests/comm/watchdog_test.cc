@@ -235,6 +235,15 @@ TEST(WatchdogSentence, CountsTheMissing) {
   behind[2] = report_of(2, "load", 8, 8);
   EXPECT_THAT(watchdog_sentence(behind, 4), HasSubstr("rank 2 is missing (rank 2 waits in load (barrier number 8 on world))"));
   EXPECT_THAT(watchdog_sentence(behind, 4), EndsWith("run.watchdog_seconds is 4"));
+  // Rank 1 is behind because it waits for rank 2 in a group: that is the cause, although world lacks rank 2 as well.
+  std::map<int, nlohmann::json> chain = {
+      {0, report_of(0, "save", 9, 9)}, {1, report_of(1, "dispatch", 4, 8)}, {3, report_of(3, "save", 9, 9)}};
+  chain[1]["waiting"]["communicator"] = "world/expert";
+  chain[1]["waiting"]["members"] = {1, 2};
+  chain[1]["communicators"].push_back({{"name", "world/expert"}, {"members", {1, 2}}, {"sequence", 4}});
+  EXPECT_THAT(
+      watchdog_sentence(chain, 4),
+      HasSubstr("rank 1 has waited 4.2 s in dispatch (barrier number 4 on world/expert): rank 2 is missing (it waits in no collective)"));
 }
 
 }  // namespace
