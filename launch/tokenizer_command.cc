@@ -13,7 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <regex>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -136,18 +136,23 @@ int run_program(const std::vector<std::string>& arguments, const std::string& fo
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/// The digits that follow some words, empty when the words are not there.
+std::string number_after(const std::string& text, std::string_view words) {
+  const std::size_t found = text.find(words);
+  if (found == std::string::npos) return "";
+  const std::size_t first = found + words.size();
+  return text.substr(first, text.find_first_not_of("0123456789", first) - first);
+}
+
 /// Says in one sentence why spm_train did not succeed.
 [[noreturn]] void explain(const std::string& log, std::int64_t vocabulary) {
   std::ifstream file(log, std::ios::binary);
   const std::string text(std::istreambuf_iterator<char>(file), {});
-  std::smatch match;
-  if (std::regex_search(text, match, std::regex("set it to a value <= ([0-9]+)"))) {
-    fail_input("the text has pieces for a vocabulary of at most ", match[1].str(), ", not ", vocabulary,
-               "; give more text or a smaller --vocabulary");
-  }
-  if (std::regex_search(text, match, std::regex("smaller than required_chars\\. [0-9]+ vs ([0-9]+)"))) {
-    fail_input("a vocabulary of ", vocabulary, " is too small: bytes and the characters of this text alone take ", match[1].str());
-  }
+  const std::string most = number_after(text, "set it to a value <= ");
+  check_input(most.empty(), "the text has pieces for a vocabulary of at most ", most, ", not ", vocabulary,
+              "; give more text or a smaller --vocabulary");
+  const std::string least = number_after(text, "smaller than required_chars. " + std::to_string(vocabulary) + " vs ");
+  check_input(least.empty(), "a vocabulary of ", vocabulary, " is too small: bytes and the characters of this text alone take ", least);
   std::istringstream lines(text);
   std::string last = "it said nothing";
   for (std::string line; std::getline(lines, line);) {

@@ -237,5 +237,28 @@ TEST(TokenFile, RefusesWhatIsNoTokenFile) {
   expect_refused([] { (void)token_format("gpt"); }, "auto, megatron, llmc or nanogpt", "gpt");
 }
 
+TEST(TokenFile, SurvivesAnyDamage) {
+  const TemporaryFolder folder;
+  const std::string index = index_of(8, {2, 1, 3}, {0, 4, 6}, {0, 1, 2, 3});
+  put(folder / "m.bin", raw<std::uint16_t>({1, 2, 3, 4, 5, 6}));
+  int refused = 0;
+  for (std::uint64_t seed = 0; seed < 400; ++seed) {
+    const Random random(key_of(seed, 7));
+    std::string damaged = index.substr(0, seed % 5 == 0 ? random.bits(99) % index.size() : index.size());
+    if (!damaged.empty()) damaged[random.bits(0) % damaged.size()] = static_cast<char>(random.bits(1) >> (8 * (seed % 2)));
+    put(folder / "m.idx", damaged);
+    try {
+      const TokenStream stream(folder / "m", TokenFormat::automatic, 7);
+      EXPECT_LE(stream.length(), 12);
+      (void)all(stream);
+    } catch (const InputError& error) {
+      EXPECT_NE(std::string(error.what()).find(folder / "m"), std::string::npos) << error.what();
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 200);
+  EXPECT_LT(refused, 400);
+}
+
 }  // namespace
 }  // namespace yard

@@ -166,6 +166,38 @@ TEST(Safetensors, RefusesHostileFiles) {
   EXPECT_THROW(SafetensorsReader(folder.path()), InputError);
 }
 
+TEST(Safetensors, SurvivesAnyDamage) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "x";
+  {
+    SafetensorsWriter writer(path, {{"a", "F32", {3, 2}}, {"b", "I32", {4}}});
+    writer.write(test::random_tensor({3, 2}, 1));
+    writer.write(test::random_integers({4}, 1, 0, 9));
+    writer.finish();
+  }
+  const std::string whole = contents(path);
+  int refused = 0;
+  for (std::uint64_t seed = 0; seed < 500; ++seed) {
+    const Random random(key_of(seed, 6));
+    std::string damaged = whole.substr(0, seed % 5 == 0 ? random.bits(99) % whole.size() : whole.size());
+    for (std::uint64_t i = 0; i < seed % 4; ++i) {
+      if (!damaged.empty()) damaged[random.bits(2 * i) % damaged.size()] = static_cast<char>(random.bits(2 * i + 1));
+    }
+    put(path, damaged);
+    try {
+      const SafetensorsReader reader(path);
+      for (const SafetensorsEntry& entry : reader.entries()) {
+        if (entry.dtype == "F32" && entry.shape.size() <= 4) (void)reader.read(cpu(), entry.name, DType::f32);
+      }
+    } catch (const InputError& error) {
+      EXPECT_NE(std::string(error.what()).find(path), std::string::npos) << error.what();
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 200);
+  EXPECT_LT(refused, 400);
+}
+
 TEST(Safetensors, WriterKeepsItsPromises) {
   const TemporaryFolder folder;
   const std::string path = folder / "x.safetensors";
