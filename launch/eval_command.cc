@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <fmt/format.h>
 #include <iostream>
+#include <limits>
 
 #include "comm/agree.h"
 #include "core/io/file.h"
@@ -42,7 +43,8 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
     const Index length = options.length > 0 ? options.length : loaded.config.data().length();
     check_input(length <= loaded.config.model().positions(), "--length ", length, " is beyond model.positions, ",
                 loaded.config.model().positions());
-    data = std::make_unique<Validation>(stream_of(options, loaded), length, options.windows, options.batch, loaded.tokenizer->end_of_text(),
+    const Index windows = options.windows > 0 ? options.windows : std::numeric_limits<Index>::max();  // all
+    data = std::make_unique<Validation>(stream_of(options, loaded), length, windows, options.batch, loaded.tokenizer->end_of_text(),
                                         loaded.config.data().document_mask(), loaded.mesh->batch_shard(), loaded.mesh->batch_shards());
   });
   const auto start = Clock::now();
@@ -124,7 +126,7 @@ int eval_command(int argc, const char* const* argv) {
       ("checkpoint", po::value(&options.checkpoint), "run directory, or a folder such as RUN/checkpoints/step-00000100")         //
       ("data", po::value(&options.data), "token files to predict")                                                               //
       ("text", po::value(&options.text), "text file to predict, with the checkpoint's tokenizer")                                //
-      ("windows", po::value(&options.windows)->default_value(0), "only the first windows; 0: all, at most 256 k tokens")          //
+      ("windows", po::value(&options.windows)->default_value(0), "only the first windows; 0: all")          //
       ("length", po::value(&options.length)->default_value(0), "tokens of a window; 0: as in training")                          //
       ("batch", po::value(&options.batch)->default_value(options.batch), "sequences of a rank at once")                          //
       ("ids", po::value(&options.ids), "safetensors file with input_ids (sequences, length) i64, instead of a text")              //

@@ -48,7 +48,9 @@ MemoryEstimate estimate_memory(const ModelShape& model, const RunConfig& config,
 
   MemoryEstimate memory;
   memory.weights = (dense + experts) * b;
-  memory.packed = (dense + experts) * b - static_cast<double>(model.tied_output ? 0 : model.vocabulary * model.width) * b;
+  // Laid out once a step: the transpose in f32; both directions in bf16. The embedding of an untied model is only looked up.
+  const double multiplied = dense + experts - static_cast<double>(model.tied_output ? 0 : model.vocabulary * model.width);
+  memory.packed = multiplied * 4;
   const auto shares = [](double values, double replicas) { return replicas > 1 ? values / replicas : 0; };
   memory.gradients = 4 * (dense + experts) + 4 * (shares(dense, ranks) + shares(experts, data_ranks));
   memory.optimizer = (b == 2 ? 12 : 8) * (dense / ranks + experts / data_ranks);

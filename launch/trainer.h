@@ -33,8 +33,8 @@ struct StepReport {
 /// Who wants to look into a step: verify-layout does.
 struct TrainHooks {
   RoutingLog* log = nullptr;
-  /// When gradients have been summed and before the optimizer uses them.
-  std::function<void(const StepReport&, ParameterStore&, GradientReducer&)> gradients;
+  /// When gradients have been summed and before the optimizer uses them; what it changes is what the step goes on with.
+  std::function<void(StepReport&, ParameterStore&, GradientReducer&)> gradients;
 };
 
 /// A model in training on this rank: repeats steps. The layout does not change what it computes (design, section 7).

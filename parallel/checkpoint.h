@@ -41,7 +41,7 @@ class CheckpointWriter {
   std::string save(Context&, Mesh&, ParameterStore&, std::vector<State*> states, ShardedAdamW&, const TrainingState&);
 
  private:
-  void prune() const;
+  void prune(Index newest) const;
   Settings settings_;
 };
 
