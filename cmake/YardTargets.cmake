@@ -21,6 +21,7 @@ endif()
 target_link_libraries(yard_options INTERFACE OpenMP::OpenMP_CXX Threads::Threads)
 
 configure_file(${PROJECT_SOURCE_DIR}/core/build_config.h.in ${PROJECT_BINARY_DIR}/core/build_config.h @ONLY)
+configure_file(${PROJECT_SOURCE_DIR}/launch/build_info.h.in ${PROJECT_BINARY_DIR}/launch/build_info.h @ONLY)
 
 # yard_library(name): every .cc below the current folder.
 function(yard_library name)

@@ -97,6 +97,14 @@ bool MpiRuntime::launched() {
   return false;
 }
 
+int MpiRuntime::launched_rank() {
+  if (!launched()) return 0;
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    if (const char* value = std::getenv(name)) return std::atoi(value);  // NOLINT(concurrency-mt-unsafe,cert-err34-c): a launcher wrote it
+  }
+  return 0;
+}
+
 void report_and_abort(MpiRuntime& runtime, int rank, const std::exception& error) {
   std::string line = "rank " + std::to_string(rank) + ": " + error.what();
   std::replace(line.begin(), line.end(), '\n', ' ');

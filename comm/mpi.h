@@ -33,6 +33,8 @@ class MpiRuntime {
   [[noreturn]] void abort(int code);
   /// Whether mpirun or srun started this process; one that was started by hand need not start MPI.
   static bool launched();
+  /// This process's rank as its starter told it, known without MPI; 0 for one that was started by hand.
+  static int launched_rank();
 
  private:
   class Impl;

@@ -50,10 +50,12 @@ bool MpiState::drain(double seconds) {
   if (hangs_) return false;
   const auto from = Clock::now();
   for (MpiRequests& pending : given_up) {
-    for (int all = 0; all == 0;) {
-      const int code = MPI_Testall(static_cast<int>(pending.requests.size()), pending.requests.data(), &all, MPI_STATUSES_IGNORE);
-      hangs_ = code != MPI_SUCCESS || seconds_between(from, Clock::now()) > seconds;
-      if (hangs_) return false;
+    for (MPI_Request& request : pending.requests) {
+      for (int ended = 0; ended == 0;) {
+        const int code = MPI_Test(&request, &ended, MPI_STATUS_IGNORE);
+        hangs_ = code != MPI_SUCCESS || seconds_between(from, Clock::now()) > seconds;
+        if (hangs_) return false;
+      }
     }
   }
   given_up.clear();
@@ -80,25 +82,18 @@ void MpiTransfer::abandon() noexcept {
 }
 
 void MpiTransfer::progress() {
-  if (!open()) return;
-  int all = 0;
-  auto& requests = pending_.requests;
-  check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &all, MPI_STATUSES_IGNORE), op_, communicator_);
-  if (all != 0) ended_ = Clock::now();
+  for (int ended = 0; open(); ++met_) {
+    check_mpi(MPI_Test(&pending_.requests[met_], &ended, MPI_STATUS_IGNORE), op_, communicator_);
+    if (ended == 0) return;
+    if (met_ + 1 == pending_.requests.size()) ended_ = Clock::now();
+  }
 }
 
 void MpiTransfer::wait(Stream&) {
-  if (open()) {
-    auto& requests = pending_.requests;
-    std::vector<MPI_Status> statuses(requests.size());
-    int code = MPI_Waitall(static_cast<int>(requests.size()), requests.data(), statuses.data());
-    if (code == MPI_ERR_IN_STATUS) {
-      for (const MPI_Status& status : statuses) {
-        if (status.MPI_ERROR != MPI_SUCCESS && status.MPI_ERROR != MPI_ERR_PENDING) code = status.MPI_ERROR;
-      }
-    }
-    check_mpi(code, op_, communicator_);
-    ended_ = Clock::now();
+  // One by one: with several, MPI_Waitall of Open MPI 4.1.4 may spin for ever when one of them fails, and it does not return the cause.
+  for (; open(); ++met_) {
+    check_mpi(MPI_Wait(&pending_.requests[met_], MPI_STATUS_IGNORE), op_, communicator_);
+    if (met_ + 1 == pending_.requests.size()) ended_ = Clock::now();
   }
   leave();
   if (finish_) finish_();

@@ -76,13 +76,14 @@ class MpiTransfer final : public Transfer {
   void progress();
 
  private:
-  bool open() const noexcept { return !ended_ && !pending_.requests.empty(); }
+  bool open() const noexcept { return met_ < pending_.requests.size(); }
   void leave() noexcept;
 
   std::shared_ptr<MpiState> state_;
   std::string_view op_;
   std::string communicator_;
   MpiRequests pending_;
+  std::size_t met_ = 0;  // requests that have ended: the first ones
   std::function<void()> finish_;
   std::optional<Clock::time_point> ended_;
 };

@@ -20,9 +20,12 @@ LossSettings loss_settings(const RunConfig& config) {
 
 ForcedRouting forced_routing(const RunConfig& config) {
   switch (config.run().routing()) {
-    case RunConfig::Routing::balanced: return ForcedRouting::balanced;
-    case RunConfig::Routing::skewed: return ForcedRouting::skewed;
-    default: return ForcedRouting::natural;
+    case RunConfig::Routing::balanced:
+      return ForcedRouting::balanced;
+    case RunConfig::Routing::skewed:
+      return ForcedRouting::skewed;
+    default:
+      return ForcedRouting::natural;
   }
 }
 
@@ -61,7 +64,8 @@ void Model::allocate(Stream& stream, Mesh& mesh, bool train) {
   settings.compute = transformer->compute();
   settings.train = train;
   settings.replicas = [&mesh](ParamKind kind) { return static_cast<Index>(mesh.replicas(kind).size()); };
-  parameters = std::make_unique<ParameterStore>(stream, [this](const auto& see) { visit(see); }, settings);
+  parameters = std::make_unique<ParameterStore>(
+      stream, [this](const auto& see) { visit(see); }, settings);
 }
 
 Model build_model(const RunConfig& config, Mesh& mesh, Stream& stream, DType compute, const RouterTable& routers) {
@@ -95,9 +99,9 @@ Model build_model(const RunConfig& config, Mesh& mesh, Stream& stream, DType com
     const Index local = shape.experts / group.size();
     parts.experts = make_experts(shape, layer, local * group.rank(), local);
     if (shape.shared_hidden > 0) {
-      parts.shared = std::make_unique<SharedExperts>(make_dense_bank(shape, layer, shape.shared_hidden, prefix + "shared_experts."),
-                                                     shape.shared_gate ? prefix + "shared_expert_gate.weight" : "", shape.width,
-                                                     shape.deviation);
+      parts.shared =
+          std::make_unique<SharedExperts>(make_dense_bank(shape, layer, shape.shared_hidden, prefix + "shared_experts."),
+                                          shape.shared_gate ? prefix + "shared_expert_gate.weight" : "", shape.width, shape.deviation);
     }
     parts.report = model.reports.back();
     parts.keyed = shape.expert_dropout > 0;

@@ -24,7 +24,7 @@ struct Model {
   std::unique_ptr<Transformer> transformer;
   std::vector<std::shared_ptr<RouterReport>> reports;  // of each MoE layer
   std::unique_ptr<RoutingTotals> totals;
-  std::unique_ptr<ParameterStore> parameters;          // empty until `allocate`
+  std::unique_ptr<ParameterStore> parameters;  // empty until `allocate`
 
   void visit(const std::function<void(Index group, Parameter&)>& see) { transformer->visit(see); }
   /// Gives the parameters their memory; values are uninitialised.

@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "core/error.h"
+#include "launch/config_fields.h"
 
 namespace yard {
 
@@ -23,8 +24,14 @@ std::optional<po::variables_map> parse_command(int argc, const char* const* argv
     const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
     po::store(po::command_line_parser(argc, argv).options(options).style(style).positional({}).run(), values);
     po::notify(values);
+  } catch (const po::unknown_option& error) {
+    std::vector<std::string> names;
+    for (const auto& option : options.options()) names.push_back("--" + option->long_name());
+    const std::string given = error.get_option_name();
+    const std::string near = suggestion(given, names);
+    fail_input("", argv[0], " has no option '", given, "'", near.empty() ? "; see switchyard " + std::string(argv[0]) + " --help" : near);
   } catch (const po::error& error) {
-    fail_input("switchyard ", argv[0], ": ", error.what(), "; see switchyard ", argv[0], " --help");
+    fail_input("", argv[0], ": ", error.what(), "; see switchyard ", argv[0], " --help");
   }
   return values;
 }

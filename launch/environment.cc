@@ -9,7 +9,7 @@
 #include <ctime>
 #include <utility>
 
-#include "core/build_config.h"
+#include "launch/build_info.h"
 
 namespace yard {
 

@@ -1,7 +1,8 @@
+#include <fmt/format.h>
 #include <boost/program_options.hpp>
 #include <filesystem>
-#include <fmt/format.h>
 #include <iostream>
+#include <limits>
 
 #include "comm/agree.h"
 #include "core/io/file.h"
@@ -42,7 +43,8 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
     const Index length = options.length > 0 ? options.length : loaded.config.data().length();
     check_input(length <= loaded.config.model().positions(), "--length ", length, " is beyond model.positions, ",
                 loaded.config.model().positions());
-    data = std::make_unique<Validation>(stream_of(options, loaded), length, options.windows, options.batch, loaded.tokenizer->end_of_text(),
+    const Index windows = options.windows > 0 ? options.windows : std::numeric_limits<Index>::max();  // all
+    data = std::make_unique<Validation>(stream_of(options, loaded), length, windows, options.batch, loaded.tokenizer->end_of_text(),
                                         loaded.config.data().document_mask(), loaded.mesh->batch_shard(), loaded.mesh->batch_shards());
   });
   const auto start = Clock::now();
@@ -50,13 +52,16 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
   if (runtime.rank != 0) return;
   const double seconds = seconds_between(start, Clock::now());
   if (options.json) {
-    std::cout << fmt::format(
-                     R"({{"loss": {:.9g}, "perplexity": {:.9g}, "bits_per_byte": {:.9g}, "tokens": {}, "bytes": {}, "windows": {}, "seconds": {:.3f}}})",
-                     result.loss(), result.perplexity(), result.bits_per_byte(), result.targets, result.bytes, data->windows(), seconds)
-              << std::endl;
+    std::cout
+        << fmt::format(
+               R"({{"loss": {:.9g}, "perplexity": {:.9g}, "bits_per_byte": {:.9g}, "tokens": {}, "bytes": {}, "windows": {}, "seconds": {:.3f}}})",
+               result.loss(), result.perplexity(), result.bits_per_byte(), result.targets, result.bytes, data->windows(), seconds)
+        << std::endl;
   } else {
-    std::cout << fmt::format("loss           {:.4f} nats a token\nperplexity     {:.2f}\nbits per byte  {:.4f}\ntokens         {} in {} windows, {} bytes\n",
-                             result.loss(), result.perplexity(), result.bits_per_byte(), result.targets, data->windows(), result.bytes)
+    std::cout << fmt::format(
+                     "loss           {:.4f} nats a token\nperplexity     {:.2f}\nbits per byte  {:.4f}\ntokens         {} in {} windows, "
+                     "{} bytes\n",
+                     result.loss(), result.perplexity(), result.bits_per_byte(), result.targets, data->windows(), result.bytes)
               << std::flush;
   }
 }
@@ -68,12 +73,12 @@ void write_logits(RankRuntime& runtime, LoadedModel& loaded, const Options& opti
     const SafetensorsReader reader(options.ids);
     const SafetensorsEntry& entry = reader.entry("input_ids");
     check_input(entry.shape.size() == 2, "input_ids of ", options.ids, " must be (sequences, length), got ", entry.shape_text());
-    check_input(entry.shape[1] >= 1 && entry.shape[1] <= loaded.config.model().positions(), "input_ids of ", options.ids, " has sequences of ",
-                entry.shape[1], " tokens; the model takes 1 to ", loaded.config.model().positions());
+    check_input(entry.shape[1] >= 1 && entry.shape[1] <= loaded.config.model().positions(), "input_ids of ", options.ids,
+                " has sequences of ", entry.shape[1], " tokens; the model takes 1 to ", loaded.config.model().positions());
     ids = reader.read(runtime.stream, "input_ids", DType::i32);
     for (const std::int32_t id : ids.values<std::int32_t>()) {
-      check_input(id >= 0 && id < loaded.config.model().vocabulary(), "input_ids of ", options.ids, " holds ", id, ", beyond the vocabulary of ",
-                  loaded.config.model().vocabulary());
+      check_input(id >= 0 && id < loaded.config.model().vocabulary(), "input_ids of ", options.ids, " holds ", id,
+                  ", beyond the vocabulary of ", loaded.config.model().vocabulary());
     }
   });
   const Index sequences = ids.shape()[0];
@@ -112,7 +117,8 @@ void write_logits(RankRuntime& runtime, LoadedModel& loaded, const Options& opti
   agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
     if (writer) writer->finish();
   });
-  if (runtime.rank == 0) std::cout << fmt::format("wrote logits ({}, {}, {}) f32 to {}\n", sequences, length, vocabulary, options.logits) << std::flush;
+  if (runtime.rank == 0)
+    std::cout << fmt::format("wrote logits ({}, {}, {}) f32 to {}\n", sequences, length, vocabulary, options.logits) << std::flush;
 }
 
 }  // namespace
@@ -120,18 +126,22 @@ void write_logits(RankRuntime& runtime, LoadedModel& loaded, const Options& opti
 int eval_command(int argc, const char* const* argv) {
   Options options;
   po::options_description described("Options");
-  described.add_options()                                                                                                       //
-      ("checkpoint", po::value(&options.checkpoint), "run directory, or a folder such as RUN/checkpoints/step-00000100")         //
-      ("data", po::value(&options.data), "token files to predict")                                                               //
-      ("text", po::value(&options.text), "text file to predict, with the checkpoint's tokenizer")                                //
-      ("windows", po::value(&options.windows)->default_value(0), "only the first windows; 0: all, at most 256 k tokens")          //
-      ("length", po::value(&options.length)->default_value(0), "tokens of a window; 0: as in training")                          //
-      ("batch", po::value(&options.batch)->default_value(options.batch), "sequences of a rank at once")                          //
-      ("ids", po::value(&options.ids), "safetensors file with input_ids (sequences, length) i64, instead of a text")              //
-      ("logits", po::value(&options.logits), "safetensors file to write: logits (sequences, length, vocabulary) f32")             //
-      ("set", po::value(&options.settings)->composing(), "path.to.field=value for the checkpoint's configuration")                //
+  described.add_options()                                                                                                 //
+      ("checkpoint", po::value(&options.checkpoint), "run directory, or a folder such as RUN/checkpoints/step-00000100")  //
+      ("data", po::value(&options.data), "token files to predict")                                                        //
+      ("text", po::value(&options.text), "text file to predict, with the checkpoint's tokenizer")                         //
+      ("windows", po::value(&options.windows)->default_value(0), "only the first windows; 0: all")                        //
+      ("length", po::value(&options.length)->default_value(0), "tokens of a window; 0: as in training")                   //
+      ("batch", po::value(&options.batch)->default_value(options.batch), "sequences of a rank at once")                   //
+      ("ids", po::value(&options.ids), "safetensors file with input_ids (sequences, length) i64, instead of a text")      //
+      ("logits", po::value(&options.logits), "safetensors file to write: logits (sequences, length, vocabulary) f32")     //
+      ("set", po::value(&options.settings)->composing(), "path.to.field=value for the checkpoint's configuration")        //
       ("json", po::bool_switch(&options.json), "one JSON object instead of lines");
-  if (!parse_command(argc, argv, "--checkpoint FOLDER (--data PREFIX | --text FILE | --ids FILE --logits FILE)\n\nLoss, perplexity and bits per byte of a checkpoint, or its logits; under mpirun the experts are spread over all ranks.", described)) return 0;
+  if (!parse_command(argc, argv,
+                     "--checkpoint FOLDER (--data PREFIX | --text FILE | --ids FILE --logits FILE)\n\nLoss, perplexity and bits per byte "
+                     "of a checkpoint, or its logits; under mpirun the experts are spread over all ranks.",
+                     described))
+    return 0;
   check_input(!options.checkpoint.empty(), "eval needs --checkpoint FOLDER");
   const int given = (options.data.empty() ? 0 : 1) + (options.text.empty() ? 0 : 1) + (options.ids.empty() ? 0 : 1);
   check_input(given == 1, "eval needs one of --data PREFIX, --text FILE, or --ids FILE with --logits FILE");

@@ -11,8 +11,7 @@ double Evaluation::loss() const noexcept { return targets == 0 ? 0 : nats / stat
 double Evaluation::perplexity() const noexcept { return std::exp(loss()); }
 double Evaluation::bits_per_byte() const noexcept { return bytes == 0 ? 0 : nats / (std::numbers::ln2 * static_cast<double>(bytes)); }
 
-Evaluation evaluate(Stream& stream, Profiler& profiler, Mesh& mesh, Model& model, const Validation& data,
-                    const Tokenizer& tokenizer) {
+Evaluation evaluate(Stream& stream, Profiler& profiler, Mesh& mesh, Model& model, const Validation& data, const Tokenizer& tokenizer) {
   const Span span(profiler, "validation");
   const Tensor sums = Tensor::zeros(stream, {3}, DType::f64);
   auto totals = sums.values<double>();

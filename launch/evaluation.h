@@ -8,9 +8,9 @@ namespace yard {
 
 /// How well a model predicts a text, over all ranks.
 struct Evaluation {
-  double nats = 0;    // sum over all targets
-  Index targets = 0;  // tokens predicted, end-of-text tokens among them
-  Index bytes = 0;    // that the targets decode to; end-of-text tokens decode to none
+  double nats = 0;                        // sum over all targets
+  Index targets = 0;                      // tokens predicted, end-of-text tokens among them
+  Index bytes = 0;                        // that the targets decode to; end-of-text tokens decode to none
   double loss() const noexcept;           // nats a token
   double perplexity() const noexcept;     // exp(loss)
   double bits_per_byte() const noexcept;  // nats / (ln 2 x bytes); 0 when the bytes are not known

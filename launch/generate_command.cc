@@ -41,7 +41,8 @@ std::int32_t choose(std::span<const float> logits, const Options& options, std::
   if (options.temperature <= 0) return best;
   std::vector<std::int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](auto a, auto b) { return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)]; });
   std::vector<double> mass(logits.size());
   double total = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
@@ -69,8 +70,8 @@ class Generator {
   void run(std::vector<Line>& lines, Index longest) {
     const ModelShape& shape = loaded_.model.transformer->shape();
     const Index capacity = std::min(shape.positions, longest + options_.tokens);
-    KeyValueCache cache(runtime_.stream, shape.layers, static_cast<Index>(lines.size()), capacity, {shape.heads, shape.kv_heads, shape.head_width},
-                        loaded_.compute);
+    KeyValueCache cache(runtime_.stream, shape.layers, static_cast<Index>(lines.size()), capacity,
+                        {shape.heads, shape.kv_heads, shape.head_width}, loaded_.compute);
     Index fresh = longest;
     for (Index made = 0; made < options_.tokens; ++made) {
       const Tensor logits = forward(lines, cache, fresh, made == 0);
@@ -187,7 +188,9 @@ void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options)
       stopped = stopped || (here && static_cast<Index>(mine[at / ranks].ids.size()) >= loaded.config.model().positions());
     }
   }
-  if (stopped) std::cerr << "switchyard: stopped at model.positions, " << loaded.config.model().positions() << " tokens: the model knows no more positions\n";
+  if (stopped)
+    std::cerr << "switchyard: stopped at model.positions, " << loaded.config.model().positions()
+              << " tokens: the model knows no more positions\n";
 }
 
 }  // namespace
@@ -195,20 +198,21 @@ void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options)
 int generate_command(int argc, const char* const* argv) {
   Options options;
   po::options_description described("Options");
-  described.add_options()                                                                                               //
-      ("checkpoint", po::value(&options.checkpoint), "run directory, or a folder such as RUN/checkpoints/step-00000100") //
-      ("prompt", po::value(&options.prompt), "text to continue")                                                         //
-      ("prompts", po::value(&options.prompts), "file with one prompt a line, instead")                                   //
-      ("tokens", po::value(&options.tokens)->default_value(options.tokens), "tokens to add at most")                     //
-      ("temperature", po::value(&options.temperature)->default_value(options.temperature, "0.8"), "0: always the likeliest")    //
-      ("top-p", po::value(&options.top_p)->default_value(options.top_p, "0.95"), "draw from the likeliest tokens of this mass") //
-      ("seed", po::value(&options.seed)->default_value(options.seed), "of the draws")                                    //
-      ("batch", po::value(&options.batch)->default_value(options.batch), "prompts of a rank at once")                    //
-      ("no-start", po::bool_switch(&options.no_start), "no end of text before the prompt")                               //
+  described.add_options()                                                                                                        //
+      ("checkpoint", po::value(&options.checkpoint), "run directory, or a folder such as RUN/checkpoints/step-00000100")         //
+      ("prompt", po::value(&options.prompt), "text to continue")                                                                 //
+      ("prompts", po::value(&options.prompts), "file with one prompt a line, instead")                                           //
+      ("tokens", po::value(&options.tokens)->default_value(options.tokens), "tokens to add at most")                             //
+      ("temperature", po::value(&options.temperature)->default_value(options.temperature, "0.8"), "0: always the likeliest")     //
+      ("top-p", po::value(&options.top_p)->default_value(options.top_p, "0.95"), "draw from the likeliest tokens of this mass")  //
+      ("seed", po::value(&options.seed)->default_value(options.seed), "of the draws")                                            //
+      ("batch", po::value(&options.batch)->default_value(options.batch), "prompts of a rank at once")                            //
+      ("no-start", po::bool_switch(&options.no_start), "no end of text before the prompt")                                       //
       ("set", po::value(&options.settings)->composing(), "path.to.field=value for the checkpoint's configuration");
-  if (!parse_command(argc, argv,
-                     "--checkpoint FOLDER (--prompt TEXT | --prompts FILE)\n\nContinues texts; under mpirun the experts are spread over all ranks.",
-                     described)) {
+  if (!parse_command(
+          argc, argv,
+          "--checkpoint FOLDER (--prompt TEXT | --prompts FILE)\n\nContinues texts; under mpirun the experts are spread over all ranks.",
+          described)) {
     return 0;
   }
   check_input(!options.checkpoint.empty(), "generate needs --checkpoint FOLDER");

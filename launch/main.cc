@@ -1,14 +1,16 @@
-#include <array>
-#include <boost/program_options/errors.hpp>
 #include <fmt/format.h>
+#include <array>
+#include <chrono>
 #include <iostream>
 #include <string_view>
+#include <thread>
 
 #include "comm/agree.h"
-#include "core/build_config.h"
+#include "comm/mpi.h"
+#include "launch/baselines_command.h"
+#include "launch/build_info.h"
 #include "launch/commands.h"
 #include "launch/config_fields.h"
-#include "launch/baselines_command.h"
 #include "launch/tokenize_command.h"
 #include "launch/tokenizer_command.h"
 
@@ -23,22 +25,24 @@ constexpr std::array kCommands = {
     Command{"train", "train a model", yard::train_command},
     Command{"eval", "loss, perplexity and bits per byte of a checkpoint, or its logits", yard::eval_command},
     Command{"generate", "continue a text", yard::generate_command},
+    Command{"verify-layout", "show that the split into ranks does not change the result", yard::verify_layout_command},
     Command{"tokenizer", "train a SentencePiece model on text", yard::tokenizer_command},
     Command{"tokenize", "turn text into token files", yard::tokenize_command},
     Command{"baselines", "unigram and bigram models of token files, in bits per byte", yard::baselines_command},
 };
 
 std::string usage() {
-  std::string text = "switchyard trains Mixture-of-Experts language models with expert parallelism over MPI.\n\nUsage: switchyard COMMAND [OPTIONS]\n\n";
+  std::string text =
+      "switchyard trains Mixture-of-Experts language models with expert parallelism over MPI.\n\nUsage: switchyard COMMAND [OPTIONS]\n\n";
   for (const Command& command : kCommands) text += fmt::format("  {:<15} {}\n", command.name, command.does);
   return text + "\n'switchyard COMMAND --help' tells more; 'switchyard --version' says which build this is.\n";
 }
 
 int run(int argc, const char* const* argv) {
-  const std::string_view name = argc > 1 ? argv[1] : "--help";
+  const std::string_view name = argc > 1 ? argv[1] : "";
   if (name == "--help" || name == "-h" || name == "help") {
     std::cout << usage();
-    return argc > 1 ? 0 : 2;
+    return 0;
   }
   if (name == "--version") {
     std::cout << "switchyard " << yard::kVersion << " (" << yard::kCommit << ", " << yard::kCompiler << ", " << yard::kBuildType << ")\n";
@@ -49,7 +53,22 @@ int run(int argc, const char* const* argv) {
     if (command.name == name) return command.run(argc - 1, argv + 1);
     names.emplace_back(command.name);
   }
-  yard::fail_input("there is no command '", name, "'", yard::suggestion(name, names), "; the commands are ", yard::listed(names));
+  yard::check_input(!name.empty(), "no command is given; the commands are ", yard::listed(names), ", and switchyard --help tells more");
+  yard::fail_input("there is no command '", name, "'; the commands are ", yard::listed(names), yard::suggestion(name, names));
+}
+
+/// What was thrown before the ranks have met. Words that are wrong are wrong on every rank: rank 0 tells, and the others wait for mpirun to
+/// end them, since one that left first would take rank 0 along before it has spoken.
+int tell(const std::string& sentence, int code) {
+  const int rank = yard::MpiRuntime::launched_rank();
+  if (rank > 0 && code == 2) {
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+  } else if (rank > 0) {
+    std::cerr << "rank " + std::to_string(rank) + ": " + sentence + "\n" << std::flush;
+  } else {
+    std::cerr << "switchyard: " + sentence + "\n" << std::flush;
+  }
+  return code;
 }
 
 }  // namespace
@@ -57,11 +76,7 @@ int run(int argc, const char* const* argv) {
 int main(int argc, char** argv) {
   try {
     return run(argc, argv);
-  } catch (const boost::program_options::error& error) {
-    std::cerr << "switchyard: " << error.what() << "; see switchyard " << (argc > 1 ? argv[1] : "") << " --help" << std::endl;
-    return 2;
   } catch (const std::exception& error) {
-    std::cerr << "switchyard: " << error.what() << std::endl;
-    return yard::exit_code_of(error);
+    return tell(error.what(), yard::exit_code_of(error));
   }
 }

@@ -14,7 +14,9 @@ std::string count_text(double count) {
   return fmt::format("{:.1f} k", count * 1e-3);
 }
 
-std::string size_text(double bytes) { return bytes >= 1e9 ? fmt::format("{:.2f} GB", bytes * 1e-9) : fmt::format("{:.1f} MB", bytes * 1e-6); }
+std::string size_text(double bytes) {
+  return bytes >= 1e9 ? fmt::format("{:.2f} GB", bytes * 1e-9) : fmt::format("{:.1f} MB", bytes * 1e-6);
+}
 
 /// What forward leaves for backward in one layer of n rows, b bytes a value.
 double layer_activations(const ModelShape& model, Index layer, double n, double b) {
@@ -43,12 +45,14 @@ MemoryEstimate estimate_memory(const ModelShape& model, const RunConfig& config,
   const ParameterCount count = count_parameters(model);
   const auto dense = static_cast<double>(count.replicated());
   const double experts = static_cast<double>(count.experts) / expert_ranks;
-  const double rows = static_cast<double>(config.data().global_batch() * config.data().length()) /
-                      static_cast<double>(config.data().accumulate()) / ranks;
+  const double rows =
+      static_cast<double>(config.data().global_batch() * config.data().length()) / static_cast<double>(config.data().accumulate()) / ranks;
 
   MemoryEstimate memory;
   memory.weights = (dense + experts) * b;
-  memory.packed = (dense + experts) * b - static_cast<double>(model.tied_output ? 0 : model.vocabulary * model.width) * b;
+  // Laid out once a step: the transpose in f32; both directions in bf16. The embedding of an untied model is only looked up.
+  const double multiplied = dense + experts - static_cast<double>(model.tied_output ? 0 : model.vocabulary * model.width);
+  memory.packed = multiplied * 4;
   const auto shares = [](double values, double replicas) { return replicas > 1 ? values / replicas : 0; };
   memory.gradients = 4 * (dense + experts) + 4 * (shares(dense, ranks) + shares(experts, data_ranks));
   memory.optimizer = (b == 2 ? 12 : 8) * (dense / ranks + experts / data_ranks);
@@ -68,9 +72,11 @@ MemoryEstimate estimate_memory(const ModelShape& model, const RunConfig& config,
 std::string memory_table(const ModelShape& model, const RunConfig& config, DType compute, double measured) {
   const MemoryEstimate memory = estimate_memory(model, config, compute);
   return fmt::format(
-      "memory a rank: {} = weights {} + packed {} + gradients {} + optimizer {} + activations {} + exchange {} + logits {}; measured peak {}",
-      size_text(memory.all()), size_text(memory.weights), size_text(memory.packed), size_text(memory.gradients), size_text(memory.optimizer),
-      size_text(memory.activations), size_text(memory.exchange), size_text(memory.logits), size_text(measured));
+      "memory a rank: {} = weights {} + packed {} + gradients {} + optimizer {} + activations {} + exchange {} + logits {}; measured peak "
+      "{}",
+      size_text(memory.all()), size_text(memory.weights), size_text(memory.packed), size_text(memory.gradients),
+      size_text(memory.optimizer), size_text(memory.activations), size_text(memory.exchange), size_text(memory.logits),
+      size_text(measured));
 }
 
 std::string model_summary(const ModelShape& model) {

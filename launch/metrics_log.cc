@@ -23,8 +23,9 @@ std::string metrics_line(const StepMetrics& metrics) {
 
 void forget_metrics_after(const std::string& run_directory, std::int64_t last_step) {
   const std::string path = run_directory + "/metrics.jsonl";
+  if (!std::filesystem::is_regular_file(path)) return;  // a pipe or a device has no lines to keep
   std::ifstream old(path, std::ios::binary);
-  if (!old) return;
+  check(old.good(), "cannot read ", path);
   const std::string next = path + ".new";
   std::filesystem::remove(next);
   {

@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <set>
+#include <vector>
 
 #include "core/error.h"
 #include "launch/environment.h"
@@ -53,6 +55,26 @@ std::string make_run_directory(const std::string& wanted, const std::string& con
   }
   check_writable(path);
   return path;
+}
+
+std::string set_earlier_run_aside(const std::string& path) {
+  const std::set<std::string> written = {"config.textproto", "metrics.jsonl", "log.txt", "checkpoints", "trace"};
+  std::vector<fs::path> earlier;
+  for (const auto& entry : fs::directory_iterator(path)) {
+    const std::string name = entry.path().filename().string();
+    if (written.contains(name) || name.starts_with("events.out.tfevents.") || name.starts_with("watchdog-"))
+      earlier.push_back(entry.path());
+  }
+  if (earlier.empty()) return {};
+  std::string folder;
+  for (int number = 1; folder.empty() || fs::exists(folder); ++number) folder = path + "/earlier-" + std::to_string(number);
+  std::error_code error;
+  fs::create_directory(folder, error);
+  for (const fs::path& each : earlier) {
+    if (!error) fs::rename(each, fs::path(folder) / each.filename(), error);
+  }
+  check(!error, "cannot move the earlier run in ", path, " to ", folder, ": ", error.message());
+  return folder;
 }
 
 }  // namespace yard

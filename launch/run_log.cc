@@ -1,18 +1,40 @@
 #include "launch/run_log.h"
 
+#include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
+
+#include "core/io/file.h"
 
 namespace yard {
 
 namespace {
 constexpr std::string_view kClearLine = "\r\x1b[K";
+
+/// Whether the stdout of the process that started this one is a terminal; no where it cannot be seen.
+bool parent_has_terminal() {
+  const std::string path = "/proc/" + std::to_string(::getppid()) + "/fd/1";
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0 || !S_ISCHR(status.st_mode)) return false;
+  const FileDescriptor parent(::open(path.c_str(), O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC));
+  return static_cast<bool>(parent) && ::isatty(parent.get()) == 1;
 }
 
-RunLog::RunLog(int screen) : screen_(screen), terminal_(::isatty(screen) == 1) {}
+/// mpirun gives every rank a pseudo-terminal whatever its own stdout is: there the question is what mpirun writes to, unless whoever
+/// started it has said so.
+bool is_terminal(int screen) {
+  if (::isatty(screen) != 1) return false;
+  if (const char* told = std::getenv("SWITCHYARD_TERMINAL")) return std::string_view(told) != "0";
+  return std::getenv("OMPI_COMM_WORLD_RANK") == nullptr || parent_has_terminal();
+}
+}  // namespace
+
+RunLog::RunLog(int screen) : screen_(screen), terminal_(is_terminal(screen)) {}
 
 RunLog::~RunLog() { end_status(); }
 

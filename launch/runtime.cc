@@ -25,7 +25,7 @@ void print_error(const std::exception& error) {
 
 }  // namespace
 
-int run_on_ranks( const std::function<void(RankRuntime&)>& body) {
+int run_on_ranks(const std::function<void(RankRuntime&)>& body) {
   FlightRecorder recorder;
   std::optional<MpiRuntime> mpi;
   int no_arguments = 0;

@@ -29,7 +29,7 @@ struct RankRuntime {
 
 /// Runs a command's body on this rank: over MPI when mpirun or srun started the process, else as a world of one. Returns the exit code.
 /// What all ranks know of is printed once and leaves by return; any other error is printed with its rank and aborts the job (law 14).
-int run_on_ranks( const std::function<void(RankRuntime&)>& body);
+int run_on_ranks(const std::function<void(RankRuntime&)>& body);
 
 /// From now on a collective that some rank never enters ends the job after `seconds`, with a sentence that names it; 0 is off.
 void start_watchdog(RankRuntime&, double seconds, const std::string& folder);

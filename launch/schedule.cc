@@ -16,14 +16,17 @@ double learning_rate(const RunConfig& config, long step) {
   if (at < warmup) return peak * (at + 1) / warmup;
   const double way = std::min(1.0, (at - warmup) / std::max(1.0, steps - warmup));
   switch (optimizer.schedule()) {
-    case RunConfig::Schedule::constant: return peak;
-    case RunConfig::Schedule::linear: return peak + (last - peak) * way;
+    case RunConfig::Schedule::constant:
+      return peak;
+    case RunConfig::Schedule::linear:
+      return peak + (last - peak) * way;
     case RunConfig::Schedule::wsd: {
       const auto decay = static_cast<double>(optimizer.decay_steps());
       const double into = at - (steps - decay);
       return into <= 0 ? peak : peak + (last - peak) * std::min(1.0, into / std::max(1.0, decay));
     }
-    default: return last + (peak - last) * (1 + std::cos(std::numbers::pi * way)) / 2;
+    default:
+      return last + (peak - last) * (1 + std::cos(std::numbers::pi * way)) / 2;
   }
 }
 

@@ -1,9 +1,9 @@
 #include <omp.h>
 #include <sys/stat.h>
 
+#include <fmt/format.h>
 #include <boost/program_options.hpp>
 #include <filesystem>
-#include <fmt/format.h>
 #include <iostream>
 
 #include "comm/agree.h"
@@ -19,6 +19,7 @@
 #include "launch/memory_table.h"
 #include "launch/metrics_log.h"
 #include "launch/model_from_config.h"
+#include "launch/probe.h"
 #include "launch/progress.h"
 #include "launch/run_directory.h"
 #include "launch/run_log.h"
@@ -33,10 +34,12 @@ namespace po = boost::program_options;
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string config, run_dir, resume = "auto";
+  std::string config, run_dir, resume = "auto", probe;
   std::vector<std::string> settings;
   Index time_steps = 0;
   std::string command;
+  /// Whether steps are all that is wanted: no run directory, no validation, no checkpoint.
+  bool only_steps() const { return time_steps > 0 || !probe.empty(); }
 };
 
 /// Strings of one rank on every rank, padded to one length.
@@ -65,9 +68,10 @@ class Run {
 
   void train() {
     prepare();
+    if (finished()) return;
     set_up();
-    if (options_.time_steps > 0) {
-      time_steps();
+    if (options_.only_steps()) {
+      options_.probe.empty() ? time_steps() : probe_steps();
       return;
     }
     go_on_or_start();
@@ -97,12 +101,34 @@ class Run {
         validation_data_ = std::make_shared<TokenStream>(config_.data().validation(), format, config_.model().vocabulary());
       }
     });
-    if (options_.time_steps > 0) return;
+    if (options_.only_steps()) return;
     agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
       if (runtime_.rank == 0) run_dir_ = make_run_directory(options_.run_dir, options_.config);
     });
     run_dir_ = broadcast_text(runtime_, run_dir_);
     start_watchdog(runtime_, config_.run().watchdog_seconds(), run_dir_);
+    std::string aside;
+    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
+      if (runtime_.rank != 0) return;
+      if (options_.resume == "never") {
+        aside = set_earlier_run_aside(run_dir_);
+      } else {
+        from_ = options_.resume == "auto" ? latest_checkpoint(run_dir_ + "/checkpoints") : find_checkpoint(options_.resume);
+      }
+    });
+    from_ = broadcast_text(runtime_, from_);
+    if (!aside.empty()) log_.line("the earlier run in " + run_dir_ + " is now in " + aside);
+  }
+
+  /// Whether the checkpoint to go on from has all steps already: then nothing is written, and this is said.
+  bool finished() {
+    if (from_.empty()) return false;
+    Index done = 0;
+    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] { done = load_state(from_).step; });
+    const Index steps = config_.run().steps();
+    if (done < steps) return false;
+    log_.line(fmt::format("nothing to do: {} has {} steps done and run.steps is {}; raise run.steps to go on", from_, done, steps));
+    return true;
   }
 
   void set_up() {
@@ -117,7 +143,9 @@ class Run {
     mesh_ = std::make_unique<Mesh>(std::move(runtime_.world), shape);
     resident_at_start_ = resident_bytes();
     agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {  // what does not fit the data is found alike
-      trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, config_, compute_, data_, tokenizer_->end_of_text());
+      if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
+      trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_,
+                                           tokenizer_->end_of_text(), probe_ ? probe_->hooks() : TrainHooks());
     });
     if (validation_data_) {
       const Index sequences = std::max<Index>(1, config_.data().global_batch() / config_.data().accumulate() / mesh_->size());
@@ -125,7 +153,7 @@ class Run {
                                                  tokenizer_->end_of_text(), config_.data().document_mask(), mesh_->batch_shard(),
                                                  mesh_->batch_shards());
     }
-    if (options_.time_steps > 0) return;
+    if (options_.only_steps()) return;
     agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
       if (runtime_.rank == 0) log_.open(run_dir_);
     });
@@ -133,28 +161,24 @@ class Run {
     facts.mpi = MpiRuntime::launched() ? "Open MPI" : "none (a single process)";
     facts.processor = processor_name();
     facts.precision = compute_ == DType::bf16 ? "bf16" : "f32";
-    if (automatic) facts.precision += compute_ == DType::bf16 ? " (auto: the processor has it in hardware)" : " (auto: no bf16 in hardware)";
+    if (automatic)
+      facts.precision += compute_ == DType::bf16 ? " (auto: the processor has it in hardware)" : " (auto: no bf16 in hardware)";
     facts.layout = fmt::format("{} ranks: expert {} x data {}", mesh_->size(), shape.expert, shape.data);
     facts.threads = threads_;
     facts.hosts = hosts;
     facts.cores = cores;
     facts.command = options_.command;
     log_.file_line(environment_block(facts));
-    log_.line(fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, facts.processor, threads_, threads_ == 1 ? "" : "s"));
+    log_.line(
+        fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, facts.processor, threads_, threads_ == 1 ? "" : "s"));
     log_.line(model_summary(shape_from_config(config_)));
   }
 
   void go_on_or_start() {
     const std::string folder = run_dir_ + "/checkpoints";
-    std::string from;
-    if (options_.resume == "auto") {
-      from = latest_checkpoint(folder);
-    } else if (options_.resume != "never") {
-      agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] { from = find_checkpoint(options_.resume); });
-    }
     agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
-      if (!from.empty()) {
-        trainer_->resume(from);
+      if (!from_.empty()) {
+        trainer_->resume(from_);
       } else if (!config_.init().checkpoint().empty()) {
         trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
       }
@@ -165,7 +189,7 @@ class Run {
       metrics_ = std::make_unique<MetricsLog>(run_dir_);
       events_ = std::make_unique<TensorBoardWriter>(run_dir_);
     });
-    if (!from.empty()) log_.line(fmt::format("goes on from {} at step {}", from, trainer_->steps_done()));
+    if (!from_.empty()) log_.line(fmt::format("goes on from {} at step {}", from_, trainer_->steps_done()));
     CheckpointWriter::Settings settings;
     settings.folder = folder;
     settings.keep = config_.checkpoint().keep();
@@ -184,7 +208,8 @@ class Run {
       const Evaluation evaluation = trainer_->validate(*validation_, *tokenizer_);
       metrics.set_validation_loss(evaluation.loss());
       metrics.set_bits_per_byte(evaluation.bits_per_byte());
-      log_.line(fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte", report.step, evaluation.loss(), evaluation.bits_per_byte()));
+      log_.line(
+          fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte", report.step, evaluation.loss(), evaluation.bits_per_byte()));
     }
     if (runtime_.rank == 0) {
       metrics_->append(metrics);
@@ -206,6 +231,7 @@ class Run {
 
   /// Times some steps, writing nothing; the first ones warm up.
   void time_steps() {
+    const double startup = seconds_between(started_, Clock::now());
     constexpr Index kWarmUp = 2;
     std::vector<double> seconds;
     for (Index i = 0; i < options_.time_steps + kWarmUp; ++i) {
@@ -218,11 +244,26 @@ class Run {
     for (const double each : seconds) total += each;
     const double mean = total / static_cast<double>(seconds.size());
     const auto tokens = static_cast<double>(config_.data().global_batch() * config_.data().length());
-    std::cout << fmt::format(R"({{"seconds_per_step": {:.6g}, "tokens_per_second": {:.6g}, "steps": {}, "precision": "{}"}})", mean, tokens / mean,
-                             seconds.size(), name_of(compute_))
-              << std::endl;
+    std::cout
+        << fmt::format(
+               R"({{"seconds_per_step": {:.6g}, "tokens_per_second": {:.6g}, "startup_seconds": {:.3f}, "steps": {}, "precision": "{}"}})",
+               mean, tokens / mean, startup, seconds.size(), name_of(compute_))
+        << std::endl;
   }
 
+  /// Trains from the first step to the last, writing only what verify-layout compares.
+  void probe_steps() {
+    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
+      if (!config_.init().checkpoint().empty()) trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
+    });
+    while (trainer_->steps_done() < config_.run().steps()) {
+      trainer_->step();
+      probe_->stepped(trainer_->model());
+    }
+    probe_->finish();
+  }
+
+  const Clock::time_point started_ = Clock::now();
   RankRuntime& runtime_;
   Options options_;
   RunConfig config_;
@@ -230,10 +271,12 @@ class Run {
   std::shared_ptr<TokenStream> data_, validation_data_;
   std::unique_ptr<Validation> validation_;
   std::string run_dir_;
+  std::string from_;  // the checkpoint to go on from, or empty
   int threads_ = 1;
   DType compute_ = DType::f32;
   double resident_at_start_ = 0;
   std::unique_ptr<Mesh> mesh_;
+  std::unique_ptr<Probe> probe_;  // before the trainer, which uses it
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
   RunLog log_;
@@ -248,14 +291,19 @@ int train_command(int argc, const char* const* argv) {
   Options options;
   for (int i = 0; i < argc; ++i) options.command += (i == 0 ? "switchyard " : " ") + std::string(argv[i]);
   po::options_description described("Options");
-  described.add_options()                                                                                                            //
-      ("config", po::value(&options.config), "configuration, text format; see --help-config")                                        //
-      ("set", po::value(&options.settings)->composing(), "path.to.field=value, after the file; may be given again")                   //
-      ("run-dir", po::value(&options.run_dir), "where the run is written; default runs/NAME-TIME")                                    //
-      ("resume", po::value(&options.resume)->default_value(options.resume), "auto: from the run directory's newest checkpoint; never; or a checkpoint")  //
+  described.add_options()                                                                                            //
+      ("config", po::value(&options.config), "configuration, text format; see --help-config")                        //
+      ("set", po::value(&options.settings)->composing(), "path.to.field=value, after the file; may be given again")  //
+      ("run-dir", po::value(&options.run_dir), "where the run is written; default runs/NAME-TIME")                   //
+      ("resume", po::value(&options.resume)->default_value(options.resume),
+       "auto: from the run directory's newest checkpoint; never; or a checkpoint")                                                       //
       ("time-steps", po::value(&options.time_steps)->default_value(0), "only time this many steps, write nothing, print one JSON line")  //
+      ("probe", po::value(&options.probe), "write into this folder what each step computed, for verify-layout, and nothing else")        //
       ("help-config", "print every field of the configuration with its meaning and default");
-  const auto given = parse_command(argc, argv, "--config FILE [--set path.to.field=value]... [--run-dir FOLDER]\n\nTrains a model; under mpirun -np N on N = mesh.expert x mesh.data ranks.", described);
+  const auto given = parse_command(argc, argv,
+                                   "--config FILE [--set path.to.field=value]... [--run-dir FOLDER]\n\nTrains a model; under mpirun -np N "
+                                   "on N = mesh.expert x mesh.data ranks.",
+                                   described);
   if (!given) return 0;
   if (given->count("help-config") > 0) {
     std::cout << config_reference() << std::flush;

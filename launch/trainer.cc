@@ -44,8 +44,8 @@ Trainer::Trainer(RankRuntime& runtime, Mesh& mesh, const RunConfig& config, DTyp
   model_.allocate(runtime_.stream, mesh_, true);
   model_.parameters->initialise(runtime_.stream, config_.init().seed());
   gradients_ = std::make_unique<GradientReducer>(*model_.parameters, mesh_);
-  optimizer_ =
-      std::make_unique<ShardedAdamW>(runtime_.stream, *model_.parameters, mesh_, *gradients_, optimizer_settings(config_), config_.init().seed());
+  optimizer_ = std::make_unique<ShardedAdamW>(runtime_.stream, *model_.parameters, mesh_, *gradients_, optimizer_settings(config_),
+                                              config_.init().seed());
   loader_ = std::make_unique<Loader>(std::move(data), loader_options(config_, end_of_text), mesh_.batch_shard(), mesh_.batch_shards());
   step_sums_ = Tensor(runtime_.stream, {1 + 2 * static_cast<Index>(model_.reports.size())}, DType::f64);
   state_.mesh = mesh_.shape();

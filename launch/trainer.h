@@ -17,7 +17,7 @@ namespace yard {
 
 /// What one optimizer step did: the same numbers on every rank, but for `profile`.
 struct StepReport {
-  Index step = 0;  // steps done, this one included
+  Index step = 0;    // steps done, this one included
   Index tokens = 0;  // trained on so far
   double loss = 0, balance_loss = 0, z_loss = 0;
   GradientReducer::Norms norms;  // before clipping
@@ -33,8 +33,8 @@ struct StepReport {
 /// Who wants to look into a step: verify-layout does.
 struct TrainHooks {
   RoutingLog* log = nullptr;
-  /// When gradients have been summed and before the optimizer uses them.
-  std::function<void(const StepReport&, ParameterStore&, GradientReducer&)> gradients;
+  /// When gradients have been summed and before the optimizer uses them; what it changes is what the step goes on with.
+  std::function<void(StepReport&, ParameterStore&, GradientReducer&)> gradients;
 };
 
 /// A model in training on this rank: repeats steps. The layout does not change what it computes (design, section 7).
@@ -75,7 +75,7 @@ class Trainer {
   std::unique_ptr<GradientReducer> gradients_;
   std::unique_ptr<ShardedAdamW> optimizer_;
   TrainingState state_;
-  Tensor step_sums_;   // (1 + 2 x MoE layers) f64: nats / targets; then balance and z of each layer
+  Tensor step_sums_;  // (1 + 2 x MoE layers) f64: nats / targets; then balance and z of each layer
 };
 
 }  // namespace yard

@@ -49,9 +49,8 @@ SafetensorsEntry entry_of(const std::string& name, const Tensor& values) {
 void write_tensors(const fs::path& path, const std::map<std::string, Tensor>& tensors) {
   std::vector<SafetensorsEntry> entries;
   for (const auto& [name, values] : tensors) entries.push_back(entry_of(name, values));
-  std::stable_sort(entries.begin(), entries.end(), [&](const auto& a, const auto& b) {
-    return size_of(tensors.at(a.name).dtype()) > size_of(tensors.at(b.name).dtype());
-  });
+  std::stable_sort(entries.begin(), entries.end(),
+                   [&](const auto& a, const auto& b) { return size_of(tensors.at(a.name).dtype()) > size_of(tensors.at(b.name).dtype()); });
   SafetensorsWriter writer(path.string(), entries);
   for (const auto& entry : entries) writer.write(tensors.at(entry.name));
   writer.finish();
@@ -103,7 +102,11 @@ class ModelFiles {
     const json index = read_json(folder / "model.safetensors.index.json");
     check_input(index.contains("weight_map") && index["weight_map"].is_object(), "", (folder / "model.safetensors.index.json").string(),
                 " has no weight_map");
-    for (const auto& [name, file] : index["weight_map"].items()) where_[name] = file.get<std::string>();
+    for (const auto& [name, file] : index["weight_map"].items()) {
+      check_input(file.is_string(), "", (folder / "model.safetensors.index.json").string(), " names no file for ", name,
+                  ": the checkpoint is damaged");
+      where_[name] = file.get<std::string>();
+    }
   }
   void read(const std::string& name, const Tensor& out) {
     const auto found = where_.find(name);
@@ -133,7 +136,15 @@ std::string CheckpointWriter::save(Context& context, Mesh& mesh, ParameterStore&
   const fs::path final_folder = fs::path(settings_.folder) / step_name(state.step);
   const fs::path folder = final_folder.string() + ".tmp";
   const int parts = mesh.shape().expert;
-  const auto together = [&](const std::function<void()>& body) { agree(mesh.world(), context.profiler, context.stream, body); };
+  const auto together = [&](const std::function<void()>& body) {
+    try {
+      agree(mesh.world(), context.profiler, context.stream, body);
+    } catch (const AgreedError&) {  // half a checkpoint would only keep a full disk full
+      std::error_code ignored;
+      if (mesh.rank() == 0) fs::remove_all(folder, ignored);
+      throw;
+    }
+  };
 
   together([&] {
     if (mesh.rank() != 0) return;
@@ -175,7 +186,7 @@ std::string CheckpointWriter::save(Context& context, Mesh& mesh, ParameterStore&
                                            {"mesh", {{"expert", state.mesh.expert}, {"data", state.mesh.data}}},
                                            {"precision", state.precision},
                                            {"files", files}}
-                                          .dump(2) +
+                                              .dump(2) +
                                           "\n");
     sync_folder(folder);
     fs::remove_all(final_folder);
@@ -184,16 +195,19 @@ std::string CheckpointWriter::save(Context& context, Mesh& mesh, ParameterStore&
     const fs::path latest = fs::path(settings_.folder) / "latest";
     write_text(latest.string() + ".tmp", final_folder.filename().string() + "\n");
     rename_file(latest.string() + ".tmp", latest.string());
-    prune();
+    prune(state.step);
   });
   return final_folder.string();
 }
 
-void CheckpointWriter::prune() const {
+void CheckpointWriter::prune(Index newest) const {
   std::vector<fs::path> complete;
   for (const auto& entry : fs::directory_iterator(settings_.folder)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-") && !name.ends_with(".tmp")) complete.push_back(entry.path());
+    // Those of later steps are of another course that this run left by going back: they do not count, and they are not this run's to
+    // remove.
+    const bool own = name.starts_with("step-") && !name.ends_with(".tmp") && name <= step_name(newest);
+    if (own) complete.push_back(entry.path());
   }
   std::sort(complete.begin(), complete.end());
   const auto keep = static_cast<std::size_t>(std::max<Index>(2, settings_.keep));
@@ -209,7 +223,9 @@ std::string latest_checkpoint(const std::string& folder) {
   std::string name;
   if (!(file >> name)) return {};
   const fs::path checkpoint = fs::path(folder) / name;
-  return fs::exists(checkpoint / "state.json") ? checkpoint.string() : std::string();
+  check_input(fs::exists(checkpoint / "state.json"), "", folder, "/latest names ", name,
+              ", which is no complete checkpoint: write the name of another one into it, or name that one instead of the run directory");
+  return checkpoint.string();
 }
 
 std::string find_checkpoint(const std::string& path) {
@@ -243,16 +259,20 @@ void load_model(Stream& stream, const std::string& folder, ParameterStore& store
 TrainingState load_state(const std::string& folder) {
   const json state = read_json(fs::path(folder) / "state.json");
   try {
-    check_input(state.at("format_version").get<int>() == kFormatVersion, "", folder, " has format version ", state.at("format_version").dump(),
-                "; this program reads ", kFormatVersion);
+    check_input(state.at("format_version").get<int>() == kFormatVersion, "", folder, " has format version ",
+                state.at("format_version").dump(), "; this program reads ", kFormatVersion);
     for (const auto& [name, bytes] : state.at("files").items()) {
       std::error_code error;
       const auto size = fs::file_size(fs::path(folder) / name, error);
       check_input(!error && size == bytes.get<std::uintmax_t>(), "the checkpoint ", folder, " is damaged: ", name, " should have ",
                   bytes.get<std::uintmax_t>(), " bytes", error ? " and is missing" : fmt::format(" and has {}", size));
     }
-    return {state.at("step"), state.at("sequences_consumed"), state.at("tokens"), state.at("skipped_steps"),
-            {state.at("mesh").at("expert"), state.at("mesh").at("data")}, state.at("precision")};
+    return {state.at("step"),
+            state.at("sequences_consumed"),
+            state.at("tokens"),
+            state.at("skipped_steps"),
+            {state.at("mesh").at("expert"), state.at("mesh").at("data")},
+            state.at("precision")};
   } catch (const json::exception& error) {
     fail_input("", folder, "/state.json lacks a field or holds a wrong one: ", error.what());
   }
@@ -261,12 +281,13 @@ TrainingState load_state(const std::string& folder) {
 void load_optimizer(Stream& stream, const std::string& folder, Mesh& mesh, ShardedAdamW& optimizer) {
   const TrainingState state = load_state(folder);
   check_input(state.mesh.expert == mesh.shape().expert && state.mesh.data == mesh.shape().data, "the optimizer of ", folder,
-              " was written with mesh.expert ", state.mesh.expert, " and mesh.data ", state.mesh.data, ", this run has ", mesh.shape().expert,
-              " and ", mesh.shape().data, "; resume with the same mesh, or start from the weights with init.checkpoint");
+              " was written with mesh.expert ", state.mesh.expert, " and mesh.data ", state.mesh.data, ", this run has ",
+              mesh.shape().expert, " and ", mesh.shape().data,
+              "; resume with the same mesh, or start from the weights with init.checkpoint");
   const SafetensorsReader reader((fs::path(folder) / optimizer_file(mesh.rank(), mesh.size())).string());
   for (const auto& [name, values] : optimizer_tensors(optimizer)) {
-    check_input(reader.has(name) && reader.entry(name).elements() == values.elements(), "", reader.path(), " does not fit this model: ", name,
-                " should have ", values.elements(), " values");
+    check_input(reader.has(name) && reader.entry(name).elements() == values.elements(), "", reader.path(),
+                " does not fit this model: ", name, " should have ", values.elements(), " values");
     reader.read_into(name, 0, values);
   }
   (void)stream;

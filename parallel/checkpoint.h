@@ -29,10 +29,10 @@ struct TrainingState {
 class CheckpointWriter {
  public:
   struct Settings {
-    std::string folder;        // checkpoints/
-    Index keep = 3;            // of the newest ones
-    Index keep_every = 0;      // steps whose checkpoints are never pruned; 0 for none
-    std::string config;        // text of config.textproto
+    std::string folder;                    // checkpoints/
+    Index keep = 3;                        // of the newest ones
+    Index keep_every = 0;                  // steps whose checkpoints are never pruned; 0 for none
+    std::string config;                    // text of config.textproto
     std::vector<std::string> attachments;  // files copied into every checkpoint: the tokenizer's
   };
   explicit CheckpointWriter(Settings settings) : settings_(std::move(settings)) {}
@@ -41,7 +41,7 @@ class CheckpointWriter {
   std::string save(Context&, Mesh&, ParameterStore&, std::vector<State*> states, ShardedAdamW&, const TrainingState&);
 
  private:
-  void prune() const;
+  void prune(Index newest) const;
   Settings settings_;
 };
 

@@ -37,9 +37,9 @@ void GradientReducer::ready(Context& context, Index group) {
     Communicator& replicas = mesh_.replicas(buffer.kind);
     if (buffer.group != group || replicas.size() == 1) continue;
     if (!shares_[b].defined()) shares_[b] = Tensor(context.stream, {buffer.grad.elements() / replicas.size()});
-    under_way_.push_back(replicas.reduce_scatter(context.stream, context.profiler,
-                                                 {buffer.kind == ParamKind::dense ? "gradients.dense" : "gradients.expert", static_cast<int>(group)},
-                                                 buffer.grad, shares_[b]));
+    under_way_.push_back(replicas.reduce_scatter(
+        context.stream, context.profiler,
+        {buffer.kind == ParamKind::dense ? "gradients.dense" : "gradients.expert", static_cast<int>(group)}, buffer.grad, shares_[b]));
   }
 }
 

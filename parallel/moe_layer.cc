@@ -17,8 +17,8 @@ Tensor MoeLayer::forward(Context& context, const Tensor& x, Tape& tape) {
     Arriving now = std::move(arriving);
     if (piece + 1 < plan->pieces()) arriving = send(piece + 1);
     now.work.wait(context.stream);
-    const Tensor done = parts_.experts->forward(
-        context, {now.rows, now.weight, now.key, plan->first_expert(piece), plan->rows_per_expert(piece)}, tape);
+    const Tensor done =
+        parts_.experts->forward(context, {now.rows, now.weight, now.key, plan->first_expert(piece), plan->rows_per_expert(piece)}, tape);
     returning.push_back(parts_.exchange->home(context, "combine", *plan, piece, done, {}, y, {}));
   }
   for (Work& work : returning) work.wait(context.stream);

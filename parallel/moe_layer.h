@@ -17,7 +17,7 @@ class MoeLayer final : public Module {
     std::unique_ptr<Experts> experts;
     std::unique_ptr<Module> shared;  // shared experts, or empty
     std::shared_ptr<RouterReport> report;
-    bool keyed = false;              // whether experts need to know whose rows they work on (dropout inside the expert)
+    bool keyed = false;  // whether experts need to know whose rows they work on (dropout inside the expert)
   };
   explicit MoeLayer(Parts parts) : parts_(std::move(parts)) {}
 

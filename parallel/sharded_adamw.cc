@@ -34,10 +34,14 @@ ShardedAdamW::ShardedAdamW(Stream& stream, ParameterStore& store, Mesh& mesh, Gr
 
 float ShardedAdamW::rate_of(const Parameter& parameter, float rate) const {
   switch (parameter.rate) {
-    case RateClass::router: return rate * settings_.router_scale;
-    case RateClass::expert: return rate * settings_.expert_scale;
-    case RateClass::embedding: return rate * settings_.embedding_scale;
-    default: return rate;
+    case RateClass::router:
+      return rate * settings_.router_scale;
+    case RateClass::expert:
+      return rate * settings_.expert_scale;
+    case RateClass::embedding:
+      return rate * settings_.embedding_scale;
+    default:
+      return rate;
   }
 }
 
@@ -80,10 +84,10 @@ void ShardedAdamW::gather(Context& context) {
   for (const FlatBuffer& buffer : store_.buffers()) {
     Communicator& replicas = mesh_.replicas(buffer.kind);
     if (replicas.size() == 1) continue;
-    under_way.push_back(replicas.all_gather(context.stream, context.profiler,
-                                            {buffer.kind == ParamKind::dense ? "parameters.dense" : "parameters.expert",
-                                             static_cast<int>(buffer.group)},
-                                            own_values(buffer, replicas), buffer.value));
+    under_way.push_back(
+        replicas.all_gather(context.stream, context.profiler,
+                            {buffer.kind == ParamKind::dense ? "parameters.dense" : "parameters.expert", static_cast<int>(buffer.group)},
+                            own_values(buffer, replicas), buffer.value));
   }
   for (Work& work : under_way) work.wait(context.stream);
   store_.changed();

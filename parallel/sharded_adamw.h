@@ -8,9 +8,9 @@ namespace yard {
 
 /// What AdamW does at one step.
 struct AdamWStep {
-  float rate = 0;       // learning rate of this step
-  Index t = 1;          // number of this update, from 1
-  float grad_scale = 1; // the clip's factor
+  float rate = 0;        // learning rate of this step
+  Index t = 1;           // number of this update, from 1
+  float grad_scale = 1;  // the clip's factor
 };
 
 /// AdamW whose state is split over the replicas of each parameter (ZeRO-1; Rajbhandari et al. 2020): a rank keeps the f32 masters and

@@ -12,9 +12,6 @@
 
 #if __has_include(<sanitizer/asan_interface.h>)
 #include <sanitizer/asan_interface.h>  // its macros do nothing without the sanitizer
-#else
-#define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
-#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #endif
 
 namespace yard {
@@ -23,6 +20,20 @@ namespace {
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kMapped = std::size_t{1} << 20;  // blocks from here on are mapped by themselves
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+/// Tells the address sanitizer, where there is one, that nobody may touch these bytes.
+void forbid([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
+#ifdef ASAN_POISON_MEMORY_REGION
+  ASAN_POISON_MEMORY_REGION(block, bytes);
+#endif
+}
+
+/// Takes `forbid` back.
+void allow([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
+#ifdef ASAN_UNPOISON_MEMORY_REGION
+  ASAN_UNPOISON_MEMORY_REGION(block, bytes);
+#endif
+}
 
 /// The class of a size: eight steps between powers of two, so that at most an eighth is wasted.
 std::size_t class_of(std::size_t bytes) {
@@ -56,7 +67,7 @@ class HostAllocator final : public Allocator {
   ~HostAllocator() override {
     for (auto& [bytes, blocks] : kept_) {
       for (void* block : blocks) {
-        ASAN_UNPOISON_MEMORY_REGION(block, bytes);
+        allow(block, bytes);
         return_block(block, bytes);
       }
     }
@@ -72,7 +83,7 @@ class HostAllocator final : public Allocator {
       if (!blocks.empty()) {
         void* block = blocks.back();
         blocks.pop_back();
-        ASAN_UNPOISON_MEMORY_REGION(block, bytes);
+        allow(block, bytes);
         return block;
       }
     }
@@ -84,14 +95,14 @@ class HostAllocator final : public Allocator {
       in_use_ -= size;
       throw;
     }
-    ASAN_POISON_MEMORY_REGION(block, size);
-    ASAN_UNPOISON_MEMORY_REGION(block, bytes);
+    forbid(block, size);
+    allow(block, bytes);
     return block;
   }
 
   void free(void* block, std::size_t bytes) noexcept override {
     const std::size_t size = class_of(bytes);
-    ASAN_POISON_MEMORY_REGION(block, size);
+    forbid(block, size);
     const std::lock_guard lock(mutex_);
     in_use_ -= size;
     kept_[size].push_back(block);  // the vector grows only when more blocks exist than ever before

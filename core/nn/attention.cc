@@ -40,8 +40,8 @@ Tensor Attention::forward(Context& context, const Tensor& x, Tape& tape) {
   if (tokens.cache != nullptr) {
     const KeyValueCache& cache = *tokens.cache;
     ops::cache_append(context.stream, qkv, cache.before(), heads_, tokens.length, cache.keys(layer_), cache.values(layer_));
-    return out_.forward(context, ops::attention_cached(context.stream, qkv, cache.keys(layer_), cache.values(layer_), cache.before(),
-                                                       settings(context)));
+    return out_.forward(
+        context, ops::attention_cached(context.stream, qkv, cache.keys(layer_), cache.values(layer_), cache.before(), settings(context)));
   }
   ops::AttentionOut attended = ops::attention(context.stream, qkv, tokens.positions, settings(context));
   Tensor y = out_.forward(context, attended.out);
@@ -53,8 +53,7 @@ Tensor Attention::backward(Context& context, const Tensor& dy, Tape& tape) {
   const Span span(context.profiler, "attention.backward");
   const auto saved = tape.pop<Saved>();
   const Tensor dout = out_.backward(context, dy, saved.attended.out);
-  const Tensor dqkv =
-      ops::attention_backward(context.stream, dout, saved.qkv, context.tokens.positions, saved.attended, settings(context));
+  const Tensor dqkv = ops::attention_backward(context.stream, dout, saved.qkv, context.tokens.positions, saved.attended, settings(context));
   ops::rotary(context.stream, dqkv, context.tokens.positions, heads_, base_, -1);
   return qkv_.backward(context, dqkv, saved.x);
 }

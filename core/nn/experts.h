@@ -11,10 +11,10 @@ namespace yard {
 
 /// Rows for some of this rank's experts, grouped by expert.
 struct ExpertRows {
-  Tensor rows;    // (R, C)
-  Tensor weight;  // (R) f32: what the expert's output is multiplied by; empty for 1
-  Tensor key;     // (R) i64: names the row's token everywhere, for dropout inside the expert; empty when there is none
-  Index first_expert = 0;                    // the first of the local experts, and how many rows for it and each one after it
+  Tensor rows;             // (R, C)
+  Tensor weight;           // (R) f32: what the expert's output is multiplied by; empty for 1
+  Tensor key;              // (R) i64: names the row's token everywhere, for dropout inside the expert; empty when there is none
+  Index first_expert = 0;  // the first of the local experts, and how many rows for it and each one after it
   std::span<const Index> rows_per_expert;
 };
 struct ExpertsGradient {
@@ -38,9 +38,9 @@ struct FeedForwardShape {
   Index width = 0, hidden = 0;
   bool gated = true;
   ops::Activation activation = ops::Activation::silu;
-  float dropout = 0;       // of the hidden row
+  float dropout = 0;  // of the hidden row
   float deviation = 0.02F;
-  Init residual;           // of the down projection
+  Init residual;  // of the down projection
   ParamKind kind = ParamKind::dense;
   Index layer = 0;
 };

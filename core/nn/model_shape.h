@@ -8,7 +8,8 @@ namespace yard {
 /// What backward computes again instead of keeping: nothing, the feed-forward layers, or whole blocks.
 enum class Recompute : std::uint8_t { none, moe, full };
 
-/// Everything that decides a model's parameters and function (semantics, section 1), resolved: no field has a value that stands for another.
+/// Everything that decides a model's parameters and function (semantics, section 1), resolved: no field has a value that stands for
+/// another.
 struct ModelShape {
   Index vocabulary = 0, width = 0, layers = 0;
   Index heads = 1, kv_heads = 1, head_width = 64;
@@ -16,10 +17,10 @@ struct ModelShape {
   Index experts = 1, top_k = 1, hidden = 0;  // hidden: width of one expert; experts = 1: every layer dense of that width
   bool gated = true;
   ops::Activation activation = ops::Activation::silu;
-  Index dense_hidden = 0;                    // width of the layers that are not MoE
-  Index dense_after = 0;                     // a dense feed-forward after each MoE block; 0 for none
+  Index dense_hidden = 0;  // width of the layers that are not MoE
+  Index dense_after = 0;   // a dense feed-forward after each MoE block; 0 for none
   Index first_dense_layers = 0, moe_every = 1;
-  Index shared_hidden = 0;                   // total width of the shared experts, computed as one; 0 for none
+  Index shared_hidden = 0;  // total width of the shared experts, computed as one; 0 for none
   bool shared_gate = false;
   float attention_scale = 0.125F, attention_cap = 0;
   bool post_norms = false;
@@ -29,8 +30,8 @@ struct ModelShape {
   float dropout = 0, expert_dropout = 0;
   bool f32_residual = false;
   Recompute recompute = Recompute::none;
-  float deviation = 0.02F;                   // of initial values
-  bool scale_residual = true;                // matrices that write into the residual stream start with deviation / sqrt(2 layers)
+  float deviation = 0.02F;     // of initial values
+  bool scale_residual = true;  // matrices that write into the residual stream start with deviation / sqrt(2 layers)
 
   /// Whether layer l, from 0, routes to experts.
   bool is_moe(Index layer) const noexcept { return experts > 1 && layer >= first_dense_layers && (layer + 1) % moe_every == 0; }

@@ -76,7 +76,8 @@ void initial_values(const Parameter& parameter, std::uint64_t seed, Index first,
     const Random random(key_of(seed, key_of(slice.name)));
     const float deviation = parameter.init.deviation;
 #pragma omp parallel for schedule(static) if (to - from > 4096)
-    for (Index i = from; i < to; ++i) out[static_cast<std::size_t>(i - first)] = random.normal(static_cast<std::uint64_t>(i - begin)) * deviation;
+    for (Index i = from; i < to; ++i)
+      out[static_cast<std::size_t>(i - first)] = random.normal(static_cast<std::uint64_t>(i - begin)) * deviation;
   }
 }
 

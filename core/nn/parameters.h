@@ -8,7 +8,8 @@
 
 namespace yard {
 
-/// Parameters of one group, kind and dtype in one piece of memory, so that sums over ranks, the optimizer and norms are loops over one array.
+/// Parameters of one group, kind and dtype in one piece of memory, so that sums over ranks, the optimizer and norms are loops over one
+/// array.
 struct FlatBuffer {
   struct Segment {
     Parameter* parameter;
@@ -28,9 +29,9 @@ struct FlatBuffer {
 class ParameterStore {
  public:
   struct Settings {
-    DType compute = DType::f32;                          // of matrices; parameters marked full_precision are f32
-    bool train = true;                                   // whether gradients are needed
-    std::function<Index(ParamKind)> replicas;            // buffers are padded to a multiple of this many equal shares; 1 when empty
+    DType compute = DType::f32;                // of matrices; parameters marked full_precision are f32
+    bool train = true;                         // whether gradients are needed
+    std::function<Index(ParamKind)> replicas;  // buffers are padded to a multiple of this many equal shares; 1 when empty
   };
   /// Visits the model's parameters group by group.
   using Visit = std::function<void(const std::function<void(Index group, Parameter&)>&)>;
@@ -51,7 +52,8 @@ class ParameterStore {
   Index groups_ = 0;
 };
 
-/// Elements [first, first + out.size()) of a parameter's initial value, in f32: a pure function of (seed, slice name, element of the slice).
+/// Elements [first, first + out.size()) of a parameter's initial value, in f32: a pure function of (seed, slice name, element of the
+/// slice).
 void initial_values(const Parameter&, std::uint64_t seed, Index first, std::span<float> out);
 
 }  // namespace yard

@@ -52,8 +52,8 @@ Tensor Residual::backward(Context& context, const Tensor& dy, Tape& tape) {
       dbranch = ops::dropout(stream, dbranch, settings_.dropout, noise_key(context), row_keys(context), settings_.compute);
     }
     if (!post_norm_.name.empty()) {
-      dbranch = ops::cast(
-          stream, ops::rms_norm_backward(stream, dbranch, saved.branch, post_norm_.value, saved.post_rstd, post_norm_.grad), settings_.compute);
+      dbranch = ops::cast(stream, ops::rms_norm_backward(stream, dbranch, saved.branch, post_norm_.value, saved.post_rstd, post_norm_.grad),
+                          settings_.compute);
     }
   }
   const Tensor dnormed = inner_->backward(context, dbranch, tape);

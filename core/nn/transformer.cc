@@ -100,7 +100,8 @@ Transformer::Transformer(ModelShape shape, DType compute, const MakeMoe& make_mo
       final_norm_(Parameter::vector("model.norm.weight", shape.width, Init::ones())) {
   for (Index layer = 0; layer < shape_.layers; ++layer) blocks_.push_back(make_block(shape_, compute_, layer, make_moe));
   if (!shape_.tied_output) {
-    output_ = std::make_unique<Linear>(Parameter::whole("lm_head.weight", {shape_.vocabulary, shape_.width}, Init::normal(shape_.deviation)));
+    output_ =
+        std::make_unique<Linear>(Parameter::whole("lm_head.weight", {shape_.vocabulary, shape_.width}, Init::normal(shape_.deviation)));
   }
 }
 

@@ -67,8 +67,8 @@ class Recomputed final : public Module {
   std::unique_ptr<Module> inner_;
 };
 
-/// A decoder-only transformer: embedding, pre-norm blocks, final norm, output layer. It knows no ranks: what stands in a MoE layer is given.
-/// Parameter groups: 0 the embedding, 1 to L the blocks, L + 1 final norm and output (a tied output belongs to group 0).
+/// A decoder-only transformer: embedding, pre-norm blocks, final norm, output layer. It knows no ranks: what stands in a MoE layer is
+/// given. Parameter groups: 0 the embedding, 1 to L the blocks, L + 1 final norm and output (a tied output belongs to group 0).
 class Transformer {
  public:
   /// Makes the feed-forward module of a MoE layer.
@@ -108,9 +108,9 @@ class Transformer {
 
 /// The names that a layer's parameters have in checkpoints: those of Mixtral where Mixtral has them.
 namespace names {
-std::string layer(Index layer);                                   // "model.layers.3."
+std::string layer(Index layer);  // "model.layers.3."
 FeedForwardNames expert(Index layer, Index expert);
-FeedForwardNames dense(const std::string& prefix);                // "model.layers.3.mlp."
+FeedForwardNames dense(const std::string& prefix);  // "model.layers.3.mlp."
 }  // namespace names
 
 /// The bank of a dense layer, of the shared experts or of a dense_after feed-forward.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/ops/host/tasks.h"
 #include "core/ops/vector_math.h"
@@ -61,20 +60,19 @@ namespace {
 
 /// Replaces logits by exp(logit - largest); returns the loss, and in `sum` the sum of what z holds now.
 float exponentials(float* z, Index classes, Index target, float logit_scale, float& sum) {
-  float most = -std::numeric_limits<float>::infinity();
-  float least = std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : most) reduction(min : least)
-  for (Index j = 0; j < classes; ++j) {
-    most = std::max(most, z[j]);
-    least = std::min(least, z[j]);
-  }
-  const float top = logit_scale * (logit_scale < 0 ? least : most);
+  const float top = largest_f32(z, classes, logit_scale);
   const float behind = top - logit_scale * z[target];
+  constexpr Index kPart = 512;  // parts of a sum keep its rounding error small in a large vocabulary
   float total = 0;
-#pragma omp simd reduction(+ : total)
-  for (Index j = 0; j < classes; ++j) {
-    z[j] = vexp(logit_scale * z[j] - top);
-    total += z[j];
+  for (Index first = 0; first < classes; first += kPart) {
+    const Index end = std::min(classes, first + kPart);
+    float part = 0;
+#pragma omp simd reduction(+ : part)
+    for (Index j = first; j < end; ++j) {
+      z[j] = vexp(logit_scale * z[j] - top);
+      part += z[j];
+    }
+    total += part;
   }
   sum = total;
   return std::log(total) + behind;

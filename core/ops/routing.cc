@@ -14,7 +14,8 @@ namespace {
 void check_choices(const Tensor& choice, const Tensor& p) {
   check(choice.dtype() == DType::i32 && choice.shape().rank() == 2, "choices must be (N, K) i32, got ", choice.shape(), " ",
         name_of(choice.dtype()));
-  check(p.dtype() == DType::f32 && p.rows() == choice.rows(), "scores must be (N, E) f32 for choices ", choice.shape(), ", got ", p.shape());
+  check(p.dtype() == DType::f32 && p.rows() == choice.rows(), "scores must be (N, E) f32 for choices ", choice.shape(), ", got ",
+        p.shape());
 }
 
 }  // namespace
@@ -42,8 +43,8 @@ void mask_padding(Stream& stream, const Tensor& ids, const Tensor& choice) {
   dispatch(stream.device(), [&](auto on) { kernels::mask_padding(on, stream, ids, choice); });
 }
 
-void drop_over_capacity(Stream& stream, const Tensor& choice, const Tensor& weight, Index experts, Index group, Index length, Index capacity,
-                        DropPolicy policy, const Tensor& dropped, const Tensor& seen) {
+void drop_over_capacity(Stream& stream, const Tensor& choice, const Tensor& weight, Index experts, Index group, Index length,
+                        Index capacity, DropPolicy policy, const Tensor& dropped, const Tensor& seen) {
   check(group > 0 && choice.rows() % group == 0, "a routing group of ", group, " rows does not divide ", choice.rows());
   check(capacity > 0, "an expert's capacity must be at least 1, got ", capacity);
   dispatch(stream.device(), [&](auto on) {
@@ -51,8 +52,8 @@ void drop_over_capacity(Stream& stream, const Tensor& choice, const Tensor& weig
   });
 }
 
-void add_auxiliary_gradient(Stream& stream, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& coefficient, float z,
-                            const Tensor& dlogits) {
+void add_auxiliary_gradient(Stream& stream, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& coefficient,
+                            float z, const Tensor& dlogits) {
   check(dlogits.shape() == p.shape(), "the gradient of logits must be ", p.shape(), ", got ", dlogits.shape());
   check(!coefficient.defined() || (coefficient.cols() == p.cols() && p.rows() % std::max<Index>(1, coefficient.rows()) == 0),
         "coefficients ", coefficient.shape(), " do not fit scores ", p.shape());
@@ -87,10 +88,10 @@ void add_router_report(Stream& stream, const Tensor& p, const Tensor& log_sum_ex
 
 void fold_router_report(Stream& stream, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences,
                         bool by_sequence, const Tensor& into) {
-  check(sums.elements() == 3 + counts.elements() && into.elements() == 2, "a report of ", sums.shape(), " does not fit counts ", counts.shape());
-  dispatch(stream.device(), [&](auto on) {
-    kernels::fold_router_report(on, stream, sums, counts, choices, length, sequences, by_sequence, into);
-  });
+  check(sums.elements() == 3 + counts.elements() && into.elements() == 2, "a report of ", sums.shape(), " does not fit counts ",
+        counts.shape());
+  dispatch(stream.device(),
+           [&](auto on) { kernels::fold_router_report(on, stream, sums, counts, choices, length, sequences, by_sequence, into); });
 }
 
 Tensor jitter(Stream& stream, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key) {
@@ -372,7 +373,8 @@ void take(Cpu, Stream&, const Tensor& from, const Tensor& index, const Tensor& t
   auto* target = static_cast<std::byte*>(to.raw());
 #pragma omp parallel for schedule(static) if (to.bytes() > 65536)
   for (Index i = 0; i < to.length(); ++i) {
-    std::memcpy(target + static_cast<std::size_t>(i) * bytes, source + static_cast<std::size_t>(index.data<std::int32_t>()[i]) * bytes, bytes);
+    std::memcpy(target + static_cast<std::size_t>(i) * bytes, source + static_cast<std::size_t>(index.data<std::int32_t>()[i]) * bytes,
+                bytes);
   }
 }
 

@@ -34,8 +34,9 @@ Tensor sum_over_layers(Stream&, const Tensor& counts);
 /// The choices of each sequence counted by itself.                       choice: (N, K) i32  result: (N / length, E) i64
 Tensor count_by_sequence(Stream&, const Tensor& choice, Index length, Index experts);
 
-/// What a router reports, added to `sums` (3 + E) f64: tokens, sum of log_sum_exp^2, sum over sequences of E sum_e f_e P_e (the per-sequence
-/// balance loss), and for each expert the sum of p. Padding does not count.                 counts: (N / length, E), of each sequence
+/// What a router reports, added to `sums` (3 + E) f64: tokens, sum of log_sum_exp^2, sum over sequences of E sum_e f_e P_e (the
+/// per-sequence balance loss), and for each expert the sum of p. Padding does not count.                 counts: (N / length, E), of each
+/// sequence
 void add_router_report(Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts, Index length,
                        Index choices, const Tensor& sums);
 

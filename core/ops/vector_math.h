@@ -1,8 +1,11 @@
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 
 namespace yard::ops {
 
@@ -86,6 +89,26 @@ inline float verf(float x) {
   const float size = std::fabs(x);
   const float far = std::copysign(1.0F - 2.0F * vnormal_tail(1.41421356F * size), x);
   return size < 1.0F ? x * q : far;
+}
+
+/// The largest factor * x[i], minus infinity of none; NaN is passed over. Written with sixteen lanes because compilers do not turn a search
+/// for the largest float into vector code while NaN exist.
+inline float largest_f32(const float* x, std::int64_t count, float factor = 1) {
+  using Lanes = float __attribute__((vector_size(64)));
+  Lanes most = Lanes{} - std::numeric_limits<float>::infinity();
+  std::int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    Lanes next;
+    std::memcpy(&next, x + i, sizeof(next));
+    next *= factor;
+    most = next > most ? next : most;
+  }
+  std::array<float, 16> lanes;
+  std::memcpy(lanes.data(), &most, sizeof(most));
+  float result = -std::numeric_limits<float>::infinity();
+  for (const float lane : lanes) result = lane > result ? lane : result;
+  for (; i < count; ++i) result = factor * x[i] > result ? factor * x[i] : result;
+  return result;
 }
 
 }  // namespace yard::ops

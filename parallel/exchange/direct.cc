@@ -15,11 +15,11 @@ struct DirectExchange::Plan final : ExchangePlan {
   std::vector<Index> send, receive;  // rows to and from each rank of the group
   std::vector<Index> arrived;        // rows for each local expert
   Index tokens = 0, leaving = 0, arriving = 0;
-  Tensor slot;             // (leaving) i32: the slot of each leaving row
-  Tensor token;            // (leaving) i32: its token
-  Tensor position;         // (S) i32: the leaving row of each slot, -1 for unused ones
-  ops::Grouped by_token;   // slots of each token
-  Tensor regroup, ungroup; // (arriving) i32: arriving row of each grouped row, and back; empty when the orders agree
+  Tensor slot;              // (leaving) i32: the slot of each leaving row
+  Tensor token;             // (leaving) i32: its token
+  Tensor position;          // (S) i32: the leaving row of each slot, -1 for unused ones
+  ops::Grouped by_token;    // slots of each token
+  Tensor regroup, ungroup;  // (arriving) i32: arriving row of each grouped row, and back; empty when the orders agree
 
   Index pieces() const override { return 1; }
   std::span<const Index> rows_per_expert(Index) const override { return arrived; }
@@ -108,11 +108,13 @@ Arriving DirectExchange::send(Context& context, std::string_view phase, const Ex
       return;
     }
     std::array<Index, 2> extents = {plan.arriving, leaving.cols()};
-    const Tensor landed(stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(leaving.shape().rank()))), leaving.dtype());
+    const Tensor landed(stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(leaving.shape().rank()))),
+                        leaving.dtype());
     Work moved = group_.all_to_all(stream, context.profiler, {phase, layer_}, leaving, plan.send, landed, plan.receive);
     if (!plan.regroup.defined()) {
       arrived = landed;
-      arriving.work = Work::then(stream, std::move(arriving.work), [moved = std::make_shared<Work>(std::move(moved))](Stream& on) { moved->wait(on); });
+      arriving.work =
+          Work::then(stream, std::move(arriving.work), [moved = std::make_shared<Work>(std::move(moved))](Stream& on) { moved->wait(on); });
       return;
     }
     arrived = Tensor(stream, landed.shape(), landed.dtype());
@@ -157,7 +159,8 @@ Work DirectExchange::home(Context& context, std::string_view phase, const Exchan
       ops::take(stream, grouped, plan.ungroup, leaving);
     }
     std::array<Index, 2> extents = {plan.leaving, leaving.cols()};
-    returned = Tensor(stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(leaving.shape().rank()))), leaving.dtype());
+    returned =
+        Tensor(stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(leaving.shape().rank()))), leaving.dtype());
     return std::make_shared<Work>(group_.all_to_all(stream, context.profiler, {phase, layer_}, leaving, plan.receive, returned, plan.send));
   };
   Tensor returned;

@@ -8,8 +8,8 @@
 #include <fstream>
 #include <iterator>
 
-#include "core/build_config.h"
 #include "core/error.h"
+#include "launch/build_info.h"
 #include "launch/environment.h"
 #include "launch/run_log.h"
 #include "tests/support/support.h"

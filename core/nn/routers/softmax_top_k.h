@@ -14,9 +14,9 @@ struct SoftmaxTopKSettings {
   float scale = 1;             // of the weights
   double capacity_factor = 0;  // capacity = ceil(factor * K * tokens of a group / E), at least 4; 0 is dropless
   double evaluation_capacity = 0;
-  Index group_sequences = 1;   // sequences of a routing group
+  Index group_sequences = 1;  // sequences of a routing group
   ops::DropPolicy drop = ops::DropPolicy::position;
-  float jitter = 0;            // the router's copy of x times U(1 - jitter, 1 + jitter) in training (Switch)
+  float jitter = 0;  // the router's copy of x times U(1 - jitter, 1 + jitter) in training (Switch)
   ForcedRouting forced = ForcedRouting::natural;
   float skew = 0;
   LossSettings losses;
@@ -30,9 +30,7 @@ class SoftmaxTopK final : public Router {
   Routing forward(Context&, const Tensor& x, Tape&, RouterReport&) override;
   Tensor backward(Context&, const Tensor& dweight, const Tensor& dself, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
-  bool sees_later_tokens() const noexcept override {
-    return settings_.capacity_factor > 0 && settings_.drop != ops::DropPolicy::position;
-  }
+  bool sees_later_tokens() const noexcept override { return settings_.capacity_factor > 0 && settings_.drop != ops::DropPolicy::position; }
 
  private:
   struct Saved {

@@ -1,5 +1,4 @@
 #include <cmath>
-#include <limits>
 
 #include "core/ops/host/attention_block.h"
 #include "core/ops/vector_math.h"
@@ -17,28 +16,23 @@ using host::Operand;
 using host::padded;
 using host::sgemm;
 
-/// What the score of a query and a key is: the product (queries hold the scale already), capped when there is a cap.
-struct Scores {
-  float cap;
-  void apply(float* row, Index count) const {
-    if (cap == 0) return;
-    const float inverse = 1 / cap;
+/// cap * tanh(score / cap); nothing where there is no cap.
+void apply_cap(float cap, float* scores, Index count) {
+  if (cap == 0) return;
+  const float inverse = 1 / cap;
 #pragma omp simd
-    for (Index j = 0; j < count; ++j) row[j] = cap * vtanh(row[j] * inverse);
-  }
-};
+  for (Index j = 0; j < count; ++j) scores[j] = cap * vtanh(scores[j] * inverse);
+}
 
 /// Turns the scores of a block into unnormalised probabilities, zero where a row does not see a key.
 /// most, sum: (rows), the largest score of a row and the sum of exp(score - most).
-void exponentials(const AttentionBlock& block, const Scores& scores, float* s, Index distance, float* most, float* sum) {
+void exponentials(const AttentionBlock& block, float cap, float* s, Index distance, float* most, float* sum) {
   for (Index r = 0; r < block.rows; ++r) {
     float* const row = s + r * distance;
     const Index from = block.start(r) - block.first;
     const Index to = block.entry(r) + 1 - block.first;
-    scores.apply(row + from, to - from);
-    float top = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : top)
-    for (Index j = from; j < to; ++j) top = std::max(top, row[j]);
+    apply_cap(cap, row + from, to - from);
+    const float top = largest_f32(row + from, to - from);
     float total = 0;
 #pragma omp simd reduction(+ : total)
     for (Index j = from; j < to; ++j) {
@@ -81,7 +75,7 @@ void attend(const AttentionBlock& block, const KeysValues& kv, const AttentionSe
   load_rows(queries, distance, block.rows, width, settings.scale, scratch.queries);
   sgemm(Operand::plain, Operand::plain, padded(block.rows), keys, width, 1, scratch.queries, width, kv.keys_turned + block.first,
         kv.keys_distance, 0, scratch.scores, scratch.distance);
-  exponentials(block, {settings.cap}, scratch.scores, scratch.distance, scratch.most, scratch.sum);
+  exponentials(block, settings.cap, scratch.scores, scratch.distance, scratch.most, scratch.sum);
   sgemm(Operand::plain, Operand::plain, padded(block.rows), width, keys, 1, scratch.scores, scratch.distance,
         kv.values + block.first * width, width, 0, scratch.out, width);
   for (Index r = 0; r < block.rows; ++r) {

@@ -49,7 +49,8 @@ void backward_block(const HeadBackward<T>& head, const AttentionBlock& block, fl
   sgemm(Operand::plain, Operand::plain, rows, keys, width, 1, q, width, head.keys_turned + block.first, head.keys_distance, 0, p, distance);
   sgemm(Operand::plain, Operand::plain, rows, keys, width, 1, dout, width, head.values_turned + block.first, head.keys_distance, 0, ds,
         distance);
-  const float inverse = settings.cap == 0 ? 0 : 1 / settings.cap;
+  const float cap = settings.cap;
+  const float inverse = cap == 0 ? 0 : 1 / cap;
   for (Index r = 0; r < rows; ++r) {
     float* const pr = p + r * distance;
     float* const dr = ds + r * distance;
@@ -65,7 +66,7 @@ void backward_block(const HeadBackward<T>& head, const AttentionBlock& block, fl
       for (Index i = 0; i < width; ++i) product += d[i] * static_cast<float>(o[i]);
       lse = head.log_sum_exp[(block.row + r) * settings.heads.heads];
     }
-    if (settings.cap == 0) {
+    if (cap == 0) {
 #pragma omp simd
       for (Index j = from; j < to; ++j) {
         pr[j] = vexp(pr[j] - lse);
@@ -75,7 +76,7 @@ void backward_block(const HeadBackward<T>& head, const AttentionBlock& block, fl
 #pragma omp simd
       for (Index j = from; j < to; ++j) {
         const float t = vtanh(pr[j] * inverse);
-        pr[j] = vexp(settings.cap * t - lse);
+        pr[j] = vexp(cap * t - lse);
         dr[j] = pr[j] * (dr[j] - product) * (1 - t * t);
       }
     }

@@ -32,7 +32,7 @@ inline AttentionBlock block_at(Index number, Index rows, Index offset, const std
   block.first = block.end;
   for (Index r = 0; r < block.rows; ++r) {
     const Index start = block.start(r);
-    check(start >= 0 && start <= block.entry(r), "row ", block.row + r, " of a sequence cannot be at position ", positions[block.row + r]);
+    check(start >= 0 && start <= block.entry(r), "row ", block.entry(r), " of a sequence cannot be at position ", block.entry(r) - start);
     block.first = std::min(block.first, start);
   }
   block.first = block.first / kPadding * kPadding;

@@ -1,10 +1,12 @@
 #include "core/ops/host/gemm.h"
 
-#include <omp.h>
 #include <dnnl.hpp>
 
+#include <array>
 #include <mutex>
 #include <tuple>
+
+#include "core/ops/host/tasks.h"
 
 namespace yard::ops::host {
 namespace {
@@ -17,41 +19,39 @@ dnnl::memory::desc matrix(Index rows, Index cols, Types type, Index row_step, In
   return {dnnl::memory::dims{rows, cols}, type, dnnl::memory::dims{row_step, column_step}};
 }
 
-/// The library fixes a primitive's threads when it is made: these must be one.
-class OneThread {
- public:
-  OneThread() { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(threads_); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  int threads_ = omp_get_max_threads();
-};
-
 class Compiled final : public Bf16Product {
  public:
   Compiled(dnnl::engine engine, const dnnl::matmul::primitive_desc& description)
-      : engine_(std::move(engine)),
-        a_(description.src_desc()),
-        b_(description.weights_desc()),
-        c_(description.dst_desc()),
-        scratch_(description.scratchpad_desc()),
-        product_(description) {}
+      : engine_(std::move(engine)), description_(description), product_(description) {}
 
-  std::size_t scratch_bytes() const noexcept override { return scratch_.get_size(); }
+  std::unique_ptr<Arguments> arguments(Stream& stream) const override { return std::make_unique<Given>(stream, engine_, description_); }
 
-  void run(const BFloat16* a, const void* b, void* c, void* scratch) const override {
-    dnnl::stream stream(engine_);
-    product_.execute(stream, {{DNNL_ARG_SRC, dnnl::memory(a_, engine_, const_cast<BFloat16*>(a))},
-                              {DNNL_ARG_WEIGHTS, dnnl::memory(b_, engine_, const_cast<void*>(b))},
-                              {DNNL_ARG_DST, dnnl::memory(c_, engine_, c)},
-                              {DNNL_ARG_SCRATCHPAD, dnnl::memory(scratch_, engine_, scratch)}});
+  void run(Arguments& arguments, const BFloat16* a, const void* b, void* c) const override {
+    auto& given = static_cast<Given&>(arguments);
+    given.a.set_data_handle(const_cast<BFloat16*>(a));
+    given.b.set_data_handle(const_cast<void*>(b));
+    given.c.set_data_handle(c);
+    const auto status = dnnl_primitive_execute(product_.get(), given.stream.get(), static_cast<int>(given.list.size()), given.list.data());
+    check(status == dnnl_success, "a product of bf16 matrices failed in oneDNN with status ", status);
   }
 
  private:
+  struct Given final : Arguments {
+    dnnl::stream stream;
+    Buffer memory;
+    dnnl::memory a, b, c, scratch;
+    std::array<dnnl_exec_arg_t, 4> list;
+    Given(Stream& on, const dnnl::engine& engine, const dnnl::matmul::primitive_desc& of)
+        : stream(engine),
+          memory(on.allocator(), of.scratchpad_desc().get_size()),
+          a(of.src_desc(), engine, nullptr),
+          b(of.weights_desc(), engine, nullptr),
+          c(of.dst_desc(), engine, nullptr),
+          scratch(of.scratchpad_desc(), engine, memory.data()),
+          list{{{DNNL_ARG_SRC, a.get()}, {DNNL_ARG_WEIGHTS, b.get()}, {DNNL_ARG_DST, c.get()}, {DNNL_ARG_SCRATCHPAD, scratch.get()}}} {}
+  };
   dnnl::engine engine_;
-  dnnl::memory::desc a_, b_, c_, scratch_;
+  dnnl::matmul::primitive_desc description_;
   dnnl::matmul product_;
 };
 
@@ -67,7 +67,7 @@ struct Bf16Products::Library {
     const std::lock_guard lock(mutex);
     auto& form = packed[{k, n}];
     if (form.is_zero()) {
-      const OneThread one;
+      const OneThread one;  // the library fixes the threads of a primitive when it is made
       dnnl::primitive_attr attributes;
       attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
       const dnnl::memory::desc any({k, n}, Types::bf16, dnnl::memory::format_tag::any);

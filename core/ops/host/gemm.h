@@ -31,12 +31,35 @@ struct Bf16Shape {
   auto operator<=>(const Bf16Shape&) const = default;
 };
 
-/// A compiled product; may run on many threads at once, each with its own scratch.
+/// A compiled product; may run on many threads at once.
 class Bf16Product {
  public:
+  /// What one thread needs to run it, made once for many runs.
+  class Arguments {
+   public:
+    virtual ~Arguments() = default;
+  };
   virtual ~Bf16Product() = default;
-  virtual std::size_t scratch_bytes() const noexcept = 0;
-  virtual void run(const BFloat16* a, const void* b, void* c, void* scratch) const = 0;
+  virtual std::unique_ptr<Arguments> arguments(Stream&) const = 0;
+  virtual void run(Arguments&, const BFloat16* a, const void* b, void* c) const = 0;
+};
+
+/// One thread's runs: keeps the arguments of the last product, since the next is mostly the same.
+class Bf16Runner {
+ public:
+  explicit Bf16Runner(Stream& stream) : stream_(&stream) {}
+  void run(const Bf16Product& product, const BFloat16* a, const void* b, void* c) {
+    if (product_ != &product) {
+      arguments_ = product.arguments(*stream_);
+      product_ = &product;
+    }
+    product.run(*arguments_, a, b, c);
+  }
+
+ private:
+  Stream* stream_;
+  const Bf16Product* product_ = nullptr;
+  std::unique_ptr<Bf16Product::Arguments> arguments_;
 };
 
 /// The compiled products of a stream by shape: compiling one costs as much as running it many times. Safe to use from several threads.

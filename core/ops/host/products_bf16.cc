@@ -13,28 +13,14 @@ namespace {
 constexpr Index kTileRows = 128;
 constexpr std::array<Index, 4> kPieces{128, 64, 32, 16};  // a remainder is made of these, the last one padded: few products to compile
 constexpr Index kOuterRows = 512;                         // rows that one product of a weight gradient sums
-constexpr Index kOuterStep = 32;                          // and its remainder is a multiple of this
+constexpr Index kOuterStep = 16;                          // and its remainder is a multiple of this
 
 /// Narrow results are one panel and stored where they belong; wider ones go through scratch, so a panel is wide.
 Panels panels_of(Index columns, Index depth) { return {columns, depth, 384 * 2048, 1024}; }
 
-/// Memory of one thread that grows to what the products ask for.
-class Scratch {
- public:
-  Scratch(Stream& stream, std::size_t bytes) : stream_(&stream) { grow(bytes); }
-  void* data() const noexcept { return memory_.data(); }
-  void grow(std::size_t bytes) {
-    if (memory_.bytes() < bytes) memory_ = Buffer(stream_->allocator(), bytes);
-  }
-
- private:
-  Stream* stream_;
-  Buffer memory_;
-};
-
-std::vector<Scratch> one_for_each_thread(Stream& stream, std::size_t bytes) {
-  std::vector<Scratch> result;
-  for (int thread = 0; thread < team_size(); ++thread) result.emplace_back(stream, bytes);
+std::vector<Bf16Runner> one_for_each_thread(Stream& stream) {
+  std::vector<Bf16Runner> result;
+  for (int thread = 0; thread < team_size(); ++thread) result.emplace_back(stream);
   return result;
 }
 
@@ -63,7 +49,7 @@ struct Operands {
   DType out;
 };
 
-void multiply_tile(Bf16Products& products, const Operands& by, const BFloat16* x, Index rows, std::byte* y, Scratch& library,
+void multiply_tile(Bf16Products& products, const Operands& by, const BFloat16* x, Index rows, std::byte* y, Bf16Runner& runner,
                    BFloat16* x_scratch, std::byte* y_scratch) {
   const std::size_t y_row = static_cast<std::size_t>(by.y_distance) * size_of(by.out);
   const std::size_t width = static_cast<std::size_t>(by.width) * size_of(by.out);
@@ -84,8 +70,7 @@ void multiply_tile(Bf16Products& products, const Operands& by, const BFloat16* x
     }
     std::byte* const to = real == piece && width == y_row ? y : y_scratch;
     const Bf16Product& product = products.of({.m = piece, .n = by.width, .k = by.depth, .b_is_packed = true, .out = by.out});
-    library.grow(product.scratch_bytes());
-    product.run(from, by.weights, to, library.data());
+    runner.run(product, from, by.weights, to);
     if (to == y_scratch) {
       for (Index row = 0; row < real; ++row) {
         std::memcpy(y + static_cast<std::size_t>(row) * y_row, y_scratch + static_cast<std::size_t>(row) * width, width);
@@ -138,7 +123,7 @@ void multiply_bf16(Stream& stream, const Tensor& x, const Weights& weights, Dire
   const Index depth = x.cols();
   const Index columns = y.cols();
   const auto tiles = row_tiles(rows, kTileRows, panels.count);
-  auto library = one_for_each_thread(stream, 0);
+  auto runners = one_for_each_thread(stream);
   const Tensor x_scratch(stream, {team_size(), kPieces.back() * depth}, DType::bf16);
   const Tensor y_scratch(stream, {team_size(), kTileRows * panels.width}, y.dtype());
   const auto* const packed = static_cast<const std::byte*>(weights.packed().raw());
@@ -148,7 +133,7 @@ void multiply_bf16(Stream& stream, const Tensor& x, const Weights& weights, Dire
     const Operands by{packed + static_cast<std::size_t>(tile.group) * layout.bytes + layout.at(direction, tile.panel),
                       panels.width_of(tile.panel), depth, columns, y.dtype()};
     auto* const to = static_cast<std::byte*>(y.raw()) + static_cast<std::size_t>(tile.row * columns + panels.first(tile.panel)) * value;
-    multiply_tile(products, by, x.data<BFloat16>() + tile.row * depth, tile.rows, to, library[static_cast<std::size_t>(thread)],
+    multiply_tile(products, by, x.data<BFloat16>() + tile.row * depth, tile.rows, to, runners[static_cast<std::size_t>(thread)],
                   x_scratch.data<BFloat16>() + thread * x_scratch.cols(),
                   static_cast<std::byte*>(y_scratch.raw()) + static_cast<std::size_t>(thread * y_scratch.cols()) * value);
   });
@@ -161,18 +146,17 @@ void add_outer_bf16(Stream& stream, const Tensor& dy, const Tensor& x, std::span
   const Index tile_out = std::min(out, outer_out(static_cast<Index>(rows.size()), out, in));
   const auto tiles = outer_tiles(rows, out, in, tile_out, in);
   auto& products = stream.kept<Bf16Products>();
-  auto library = one_for_each_thread(stream, 0);
+  auto runners = one_for_each_thread(stream);
   const Tensor a_scratch(stream, {team_size(), kOuterRows * tile_out}, DType::bf16);
-  const Tensor b_scratch(stream, {team_size(), kOuterStep * in}, DType::bf16);
+  const Tensor b_scratch(stream, {team_size(), kOuterRows * in}, DType::bf16);
   run_tasks(static_cast<Index>(tiles.size()), poll, [&](Index task, int thread) {
     const OuterTile& at = tiles[static_cast<std::size_t>(task)];
-    Scratch& scratch = library[static_cast<std::size_t>(thread)];
+    Bf16Runner& runner = runners[static_cast<std::size_t>(thread)];
     BFloat16* const a_part = a_scratch.data<BFloat16>() + thread * a_scratch.cols();
     BFloat16* const b_part = b_scratch.data<BFloat16>() + thread * b_scratch.cols();
     for (Index done = 0; done < at.rows;) {
-      const Index left = at.rows - done;
-      const Index depth = left < kOuterStep ? kOuterStep : std::min(kOuterRows, left / kOuterStep * kOuterStep);
-      const Index real = std::min(depth, left);
+      const Index real = std::min(kOuterRows, at.rows - done);
+      const Index depth = (real + kOuterStep - 1) / kOuterStep * kOuterStep;
       const BFloat16* a = dy.data<BFloat16>() + (at.row + done) * out + at.out;
       const BFloat16* b = x.data<BFloat16>() + (at.row + done) * in;
       if (real < depth || at.outs < out) {
@@ -187,8 +171,7 @@ void add_outer_bf16(Stream& stream, const Tensor& dy, const Tensor& x, std::span
       }
       const Bf16Product& product =
           products.of({.m = at.outs, .n = in, .k = depth, .a_is = Operand::transposed, .out = DType::f32, .accumulate = true});
-      scratch.grow(product.scratch_bytes());
-      product.run(a, b, dweight.data<float>() + (at.group * out + at.out) * in, scratch.data());
+      runner.run(product, a, b, dweight.data<float>() + (at.group * out + at.out) * in);
       done += real;
     }
   });

@@ -14,7 +14,7 @@ constexpr Index kTileRows = 64;    // more rows make the library take another pa
 constexpr Index kPieceRows = 16;   // remainders go in pieces of this many rows: with 8 or 32 some processors take another path as well
 constexpr Index kOuterRows = 256;  // rows that are widened at a time for a weight gradient
 
-Panels panels_of(Index columns, Index depth) { return {columns, depth, 384 * 512, 128}; }
+Panels panels_of(Index columns, Index depth) { return {columns, depth, 384 * 512, 384}; }
 
 Index panel_values(const Panels& panels, Index depth) {
   Index values = 0;

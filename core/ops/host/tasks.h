@@ -14,18 +14,38 @@ namespace yard::ops::host {
 /// How many threads run_tasks would use: what scratch memory is counted by.
 inline int team_size() { return omp_in_parallel() != 0 ? 1 : omp_get_max_threads(); }
 
+/// While it lives, library calls of this thread use no other threads.
+class OneThread {
+ public:
+  OneThread() { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(threads_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int threads_ = omp_get_max_threads();
+};
+
 /// Calls body(task, thread) once for each task in [0, tasks), each on one thread of the team, handed out in order as threads become free.
 /// Library products called by the body stay on that thread. The calling thread calls `poll` after each of its tasks. When a body or `poll`
 /// throws, no further tasks are handed out and the first exception is thrown again here.
 template <class Body>
 void run_tasks(Index tasks, const std::function<void()>& poll, Body&& body) {
   if (tasks <= 0) return;
+  if (tasks == 1 || team_size() == 1) {
+    const OneThread one;
+    for (Index task = 0; task < tasks; ++task) {
+      body(task, 0);
+      if (poll) poll();
+    }
+    return;
+  }
   std::atomic<Index> next{0};
   std::exception_ptr error;
   std::mutex mutex;
-#pragma omp parallel num_threads(team_size())
+#pragma omp parallel
   {
-    omp_set_num_threads(1);  // of this thread inside the region only: a team of one is no parallel region to the library
+    const OneThread one;  // a team that turns out to be of one thread is no parallel region to the library
     const int thread = omp_get_thread_num();
     try {
       for (Index task = next.fetch_add(1); task < tasks; task = next.fetch_add(1)) {

@@ -1,6 +1,7 @@
 #include "core/ops/vector_math.h"
 
 #include <limits>
+#include <vector>
 
 #include "tests/core/ops/ops_support.h"
 
@@ -59,6 +60,19 @@ TEST(VectorMath, ErrorFunctionAndNormalDistribution) {
   EXPECT_EQ(ops::vnormal_cdf(kInfinity), 1);
   EXPECT_TRUE(std::isnan(ops::verf(std::nanf(""))));
   EXPECT_TRUE(std::isnan(ops::vnormal_cdf(std::nanf(""))));
+}
+
+TEST(VectorMath, LargestIsFound) {
+  std::vector<float> x(50);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = -1 - static_cast<float>(i % 7);
+  for (std::size_t at = 0; at < x.size(); ++at) {
+    x[at] = -0.5F;
+    EXPECT_EQ(ops::largest_f32(x.data(), 50), -0.5F) << at;
+    EXPECT_EQ(ops::largest_f32(x.data(), static_cast<std::int64_t>(at)), at == 0 ? -kInfinity : -1.0F) << at;
+    EXPECT_EQ(ops::largest_f32(x.data() + at, 1, -2), 1.0F);
+    x[at] = -1 - static_cast<float>(at % 7);
+  }
+  EXPECT_EQ(ops::largest_f32(x.data(), 50, -2), 14.0F);
 }
 
 }  // namespace

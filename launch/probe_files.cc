@@ -1,0 +1,133 @@
+#include "launch/probe_files.h"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+
+namespace yard {
+namespace {
+
+using nlohmann::json;
+
+std::string steps_file(const std::string& folder, int rank) { return folder + "/rank-" + std::to_string(rank) + ".jsonl"; }
+std::string routing_file(const std::string& folder, int rank) { return folder + "/rank-" + std::to_string(rank) + ".routing"; }
+
+ProbeStep parse_step(const std::string& line) {
+  const json object = json::parse(line);
+  ProbeStep step;
+  step.step = object.at("step");
+  step.loss = object.at("loss");
+  step.balance_loss = object.at("balance_loss");
+  step.z_loss = object.at("z_loss");
+  const json& norms = object.at("norms");
+  step.norms = {norms.at("all"), norms.at("dense"), norms.at("router"), norms.at("expert")};
+  step.tokens_per_expert = object.at("tokens_per_expert").get<std::vector<std::vector<Index>>>();
+  for (const auto& [name, values] : object.at("gradients").items()) step.gradients[name] = {values.at(0), values.at(1), values.at(2)};
+  return step;
+}
+
+/// Six numbers before each block's choices and gaps.
+using Header = std::array<std::int64_t, 6>;
+
+}  // namespace
+
+ProbeWriter::ProbeWriter(const std::string& folder, int rank) : steps_(steps_file(folder, rank)), routing_(routing_file(folder, rank)) {}
+
+void ProbeWriter::write(const ProbeStep& step) {
+  json gradients = json::object();
+  for (const auto& [name, sums] : step.gradients) gradients[name] = {sums.sum, sums.squares, sums.count};
+  const json object = {
+      {"step", step.step},
+      {"loss", step.loss},
+      {"balance_loss", step.balance_loss},
+      {"z_loss", step.z_loss},
+      {"norms", {{"all", step.norms.all}, {"dense", step.norms.dense}, {"router", step.norms.router}, {"expert", step.norms.expert}}},
+      {"tokens_per_expert", step.tokens_per_expert},
+      {"gradients", gradients}};
+  steps_.write(object.dump() + "\n");  // with as many digits as give the same number back
+}
+
+void ProbeWriter::write(const RoutingBlock& block) {
+  routing_.write_value(Header{block.step, block.micro, block.layer, block.first_row, block.rows, block.choices});
+  routing_.write(std::as_bytes(std::span(block.expert)));
+  routing_.write(std::as_bytes(std::span(block.gap)));
+}
+
+void ProbeWriter::finish() {
+  steps_.finish();
+  routing_.finish();
+}
+
+std::vector<ProbeStep> read_probe_steps(const std::string& folder, int ranks) {
+  std::vector<ProbeStep> whole;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const std::string path = steps_file(folder, rank);
+    std::ifstream file(path);
+    check(file.good(), "cannot read ", path);
+    std::size_t at = 0;
+    for (std::string line; std::getline(file, line); ++at) {
+      ProbeStep step = parse_step(line);
+      if (rank == 0) {
+        whole.push_back(std::move(step));
+        continue;
+      }
+      check(at < whole.size() && whole[at].step == step.step, "the probe ", path, " has other steps than rank 0's");
+      for (const auto& [name, sums] : step.gradients) whole[at].gradients[name].add(sums);
+    }
+    check(at == whole.size(), "the probe ", path, " has ", at, " steps, rank 0's ", whole.size());
+  }
+  return whole;
+}
+
+RoutingReader::RoutingReader(const std::string& folder, int ranks) {
+  for (int rank = 0; rank < ranks; ++rank) {
+    files_.emplace_back(routing_file(folder, rank), std::ios::binary);
+    check(files_.back().good(), "cannot read ", routing_file(folder, rank));
+  }
+}
+
+std::optional<RoutingBlock> RoutingReader::next() {
+  RoutingBlock whole;
+  std::size_t ended = 0;
+  for (std::size_t rank = 0; rank < files_.size(); ++rank) {
+    std::ifstream& file = files_[rank];
+    Header header{};
+    file.read(reinterpret_cast<char*>(header.data()), sizeof header);
+    if (file.gcount() == 0) {
+      ++ended;
+      continue;
+    }
+    const auto [step, micro, layer, first_row, rows, choices] = header;
+    if (rank == 0) whole = {step, micro, layer, first_row, 0, choices, {}, {}};
+    // A rank's rows follow those of the rank before: each takes its contiguous part of the micro-step's sequences.
+    check(ended == 0 && step == whole.step && micro == whole.micro && layer == whole.layer && first_row == whole.first_row + whole.rows &&
+              choices == whole.choices,
+          "the routing that rank ", rank, " recorded does not continue that of the ranks before it");
+    const auto old = static_cast<std::size_t>(whole.rows);
+    whole.rows += rows;
+    whole.expert.resize(static_cast<std::size_t>(whole.rows * choices));
+    whole.gap.resize(static_cast<std::size_t>(whole.rows));
+    file.read(reinterpret_cast<char*>(whole.expert.data() + old * static_cast<std::size_t>(choices)), rows * choices * 4);
+    file.read(reinterpret_cast<char*>(whole.gap.data() + old), rows * 4);
+    check(file.good(), "the routing that rank ", rank, " recorded is cut short");
+  }
+  check(ended == 0 || ended == files_.size(), "some ranks recorded less routing than others");
+  if (ended > 0) return std::nullopt;
+  return whole;
+}
+
+bool same_probe_files(const std::string& a, const std::string& b, int ranks) {
+  const auto same = [](const std::string& left, const std::string& right) {
+    const MappedFile x(left);
+    const MappedFile y(right);
+    return x.text() == y.text();
+  };
+  for (int rank = 0; rank < ranks; ++rank) {
+    if (!same(steps_file(a, rank), steps_file(b, rank)) || !same(routing_file(a, rank), routing_file(b, rank))) return false;
+  }
+  return true;
+}
+
+}  // namespace yard
