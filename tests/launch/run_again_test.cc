@@ -1,0 +1,95 @@
+#include <gmock/gmock.h>
+
+#include <map>
+
+#include "tests/launch/program.h"
+
+using namespace yard;
+using test::Program;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Every file below a folder with its bytes and the time of its last change.
+std::map<std::string, std::string> files_of(const std::string& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file()) continue;
+    std::ifstream file(entry.path(), std::ios::binary);
+    files[entry.path().string()] =
+        std::to_string(entry.last_write_time().time_since_epoch().count()) + " " + std::string(std::istreambuf_iterator<char>(file), {});
+  }
+  return files;
+}
+
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    names.push_back(name.starts_with("events.out.tfevents.") ? "events.out.tfevents." : name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+TEST(RunAgain, AFinishedRunIsLeftAsItIs) {
+  const Program program;
+  for (const int ranks : {0, 2}) {
+    const std::string run = ranks == 0 ? "alone" : "two";
+    ASSERT_EQ(program.run("train --config c --run-dir " + run, ranks).code, 0);
+    const auto before = files_of(program / run);
+    const auto again = program.run("train --config c --run-dir " + run, ranks);
+    EXPECT_EQ(again.code, 0) << again.err;
+    EXPECT_THAT(again.out, HasSubstr("nothing to do: " + run + "/checkpoints/step-00000004 has 4 steps done and run.steps is 4"));
+    EXPECT_EQ(files_of(program / run), before);
+  }
+}
+
+TEST(RunAgain, ResumeNeverStartsAfreshAndLosesNothing) {
+  const Program program;
+  ASSERT_EQ(program.run("train --config c --run-dir r --set run.steps=6").code, 0);
+  const auto metrics = program.read("r/metrics.jsonl");
+  const auto again = program.run("train --config c --run-dir r --set run.steps=2 --set run.seed=8 --resume never");
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.out, HasSubstr("the earlier run in r is now in r/earlier-1"));
+  const auto lines = program.read("r/metrics.jsonl");
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 2);
+  EXPECT_THAT(names_in(program / "r"),
+              ElementsAre("checkpoints", "config.textproto", "earlier-1", "events.out.tfevents.", "log.txt", "metrics.jsonl"));
+  EXPECT_THAT(names_in(program / "r/checkpoints"), ElementsAre("latest", "step-00000002"));
+  EXPECT_EQ(program.read("r/earlier-1/metrics.jsonl"), metrics);
+  EXPECT_THAT(names_in(program / "r/earlier-1/checkpoints"), ElementsAre("latest", "step-00000002", "step-00000004", "step-00000006"));
+  EXPECT_THAT(program.read("r/config.textproto"), HasSubstr("seed: 8"));
+}
+
+TEST(RunAgain, GoingBackToAnEarlierCheckpointKeepsWhatIsWrittenThen) {
+  const Program program;
+  const std::string start = "train --config c --run-dir r --set checkpoint.every=1 --set checkpoint.keep=2 --set run.steps=";
+  ASSERT_EQ(program.run(start + "6 --set checkpoint.keep_every=2").code, 0);
+  const auto again = program.run(start + "4 --resume r/checkpoints/step-00000002");
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(program.read("r/checkpoints/latest"), "step-00000004\n");
+  EXPECT_TRUE(program.has("r/checkpoints/step-00000003/state.json"));
+  EXPECT_TRUE(program.has("r/checkpoints/step-00000004/state.json"));
+  const auto lines = program.read("r/metrics.jsonl");
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 4);
+}
+
+TEST(RunAgain, LinesArePlainWhereMpirunDoesNotWriteToATerminal) {
+  const Program program;
+  const auto plain = program.run("train --config c --run-dir r", 2);
+  EXPECT_EQ(plain.code, 0) << plain.err;
+  EXPECT_THAT(plain.out, Not(HasSubstr("\x1b")));
+  EXPECT_THAT(plain.out, HasSubstr("step 4/4"));
+  EXPECT_THAT(plain.out, Not(HasSubstr("\r")));
+  // And on a terminal there is a status line.
+  const auto line = program.line("train --config c --run-dir t", 2);
+  const auto shown = test::run_command("script -qec \"" + line + "\" /dev/null");
+  EXPECT_EQ(shown.code, 0) << shown.err;
+  EXPECT_THAT(shown.out, HasSubstr("\r\x1b[Kstep"));
+}
+
+}  // namespace
