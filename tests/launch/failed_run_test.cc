@@ -118,10 +118,10 @@ TEST(FailedRun, FilesThatCannotTakeMoreEndTheRun) {
 }
 
 /// A file system of this size at `full`, seen only by the commands that follow in the same shell; empty where this is not permitted.
-std::string small_disk(const std::string& size) {
+std::string small_disk(const Program& program, const std::string& size) {
   for (const std::string unshare : {"unshare -m", "unshare -rm"}) {
     const std::string mount = "mkdir -p full && mount -t tmpfs -o size=" + size + " tmpfs full";
-    if (test::run_command("cd $(mktemp -d) && " + unshare + " sh -c '" + mount + "'").code == 0)
+    if (test::run_command("cd '" + (program / "") + "' && " + unshare + " sh -c '" + mount + "'").code == 0)
       return unshare + " sh -c '" + mount + " && ";
   }
   return "";
@@ -129,7 +129,7 @@ std::string small_disk(const std::string& size) {
 
 TEST(FailedRun, AFullDiskEndsTheRunAndKeepsTheLastCheckpoint) {
   const Program program;
-  const std::string disk = small_disk("2000k");
+  const std::string disk = small_disk(program, "2000k");
   if (disk.empty()) GTEST_SKIP() << "no file system may be mounted here";
   const std::string mpirun = std::string(YARD_MPIRUN) + " -q -np 2 ";
   const std::string binary = YARD_BINARY;

@@ -1,10 +1,7 @@
 #include <omp.h>
 
 #include <filesystem>
-#include <fstream>
 
-#include "core/data/tokenizer.h"
-#include "launch/config_reader.h"
 #include "tests/support/cluster.h"
 
 namespace yard {
@@ -16,13 +13,6 @@ constexpr const char* kBase =
     "run { seed: 5 steps: 12 } init { deviation: 0.2 } optimizer { warmup_steps: 2 peak_rate: 0.01 } "
     "data { length: 12 global_batch: 8 accumulate: 2 } "
     "model { vocabulary: 24 width: 12 layers: 2 heads: 2 kv_heads: 1 experts: 4 top_k: 2 hidden: 10 dropout: 0.1 router { jitter: 0.1 } } ";
-
-CheckpointWriter writer_into(const std::string& folder, const RunConfig& config) {
-  CheckpointWriter::Settings settings;
-  settings.folder = folder;
-  settings.config = to_text(config);
-  return CheckpointWriter(settings);
-}
 
 struct After {
   std::map<std::string, std::vector<double>> values;
@@ -115,38 +105,6 @@ TEST(Checkpoint, IsReadByEveryLayout) {
       for (const auto& [name, values] : trainer.values()) EXPECT_EQ(values, written.at(name)) << name;
     });
   }
-}
-
-/// The program itself: greedy text is the same on one rank and on two that share the experts.
-TEST(Generate, GreedyTokensAreEqualOnOneAndTwoRanks) {
-  omp_set_num_threads(1);
-  const RunConfig config = config_of(
-      "run { seed: 5 steps: 40 } init { deviation: 0.1 } optimizer { warmup_steps: 2 peak_rate: 0.02 schedule: constant } "
-      "data { length: 24 global_batch: 8 } "
-      "model { vocabulary: 257 width: 16 layers: 2 heads: 2 experts: 4 top_k: 2 hidden: 12 positions: 40 }");
-  std::vector<std::int32_t> ids;
-  const auto tokenizer = byte_tokenizer();
-  for (int i = 0; i < 120; ++i)
-    tokenizer->encode(i % 3 == 0 ? "the expert chooses " : i % 3 == 1 ? "a token travels " : "home again it comes ", ids);
-  const TemporaryFolder folder;
-  std::string where;
-  {
-    TrainerRig trainer(config, std::make_shared<TokenStream>(ids, "three phrases"));
-    while (trainer->steps_done() < 40) trainer->step();
-    CheckpointWriter writer = writer_into(folder.path(), config);
-    where = trainer->save(writer);
-  }
-  std::ofstream(folder / "prompts") << "the exp\na\nhome again it\n";
-  const std::string arguments = std::string(YARD_BINARY) + " generate --checkpoint " + where + " --prompts " + (folder / "prompts") +
-                                " --temperature 0 --tokens 20 --set run.threads=1";
-  const CommandResult alone = run_command(arguments);
-  ASSERT_EQ(alone.code, 0) << alone.err;
-  EXPECT_GT(alone.out.size(), 60U) << alone.out;
-  const CommandResult two = run_command(std::string(YARD_MPIRUN) + " -q -np 2 " + arguments);
-  ASSERT_EQ(two.code, 0) << two.err;
-  EXPECT_EQ(two.out, alone.out);
-  const CommandResult batches = run_command(arguments + " --batch 1");
-  EXPECT_EQ(batches.out, alone.out) << "what stands beside a line changes nothing";
 }
 
 }  // namespace

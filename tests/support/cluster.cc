@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include "launch/config_reader.h"
 #include "launch/config_rules.h"
 
 namespace yard::test {
@@ -48,6 +49,13 @@ std::map<std::string, std::vector<double>> TrainerRig::values() {
     }
   }
   return result;
+}
+
+CheckpointWriter writer_into(const std::string& folder, const RunConfig& config) {
+  CheckpointWriter::Settings settings;
+  settings.folder = folder;
+  settings.config = to_text(config);
+  return CheckpointWriter(settings);
 }
 
 LayoutRun run_layout(const RunConfig& unresolved, const std::shared_ptr<const TokenStream>& data, MeshShape shape, Index steps) {
