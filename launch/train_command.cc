@@ -10,6 +10,7 @@
 #include "comm/mpi.h"
 #include "core/data/tokenizer.h"
 #include "core/device/cpu.h"
+#include "core/ops/matmul.h"
 #include "launch/append_file.h"
 #include "launch/command_line.h"
 #include "launch/commands.h"
@@ -172,6 +173,12 @@ class Run {
     log_.line(
         fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, facts.processor, threads_, threads_ == 1 ? "" : "s"));
     log_.line(model_summary(shape_from_config(config_)));
+    if (trainer_->model().sees_later_tokens) {
+      log_.line("training sees later tokens: what becomes of a token depends on some after it; validation and generation are without that");
+    }
+    if (!ops::rows_are_invariant(runtime_.stream, compute_)) {
+      log_.line("this processor's matrix products change with the rows beside a row: other layouts agree to rounding, not bit by bit");
+    }
   }
 
   void go_on_or_start() {
@@ -232,7 +239,7 @@ class Run {
   /// Times some steps, writing nothing; the first ones warm up.
   void time_steps() {
     const double startup = seconds_between(started_, Clock::now());
-    constexpr Index kWarmUp = 2;
+    constexpr Index kWarmUp = 10;  // each new number of an expert's rows costs a preparation once
     std::vector<double> seconds;
     for (Index i = 0; i < options_.time_steps + kWarmUp; ++i) {
       const StepReport report = trainer_->step();
