@@ -10,6 +10,7 @@
 #include <map>
 
 #include "comm/agree.h"
+#include "comm/launcher_guard.h"
 #include "comm/mpi_transfer.h"
 
 namespace yard {
@@ -84,6 +85,8 @@ std::unique_ptr<Communicator> MpiRuntime::world(Limits limits) {
 }
 
 void MpiRuntime::abort(int code) {
+  constexpr double kLauncherSeconds = 5;  // mpirun ends a job that it can reach within one or two
+  guard_launcher(kLauncherSeconds);
   std::fflush(nullptr);
   MPI_Abort(MPI_COMM_WORLD, code);
   std::_Exit(code);

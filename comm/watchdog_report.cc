@@ -70,8 +70,10 @@ Verdict judge(const json& waiting, const std::map<int, json>& reports) {
   return verdict;
 }
 
-std::string missing_of(const Verdict& verdict) {
-  if (verdict.silent.empty() && verdict.elsewhere.empty()) return "no rank is missing, so the transfer itself hangs";
+std::string missing_of(const Verdict& verdict, const std::vector<int>& members) {
+  if (verdict.silent.empty() && verdict.elsewhere.empty()) {
+    return fmt::format("no rank is missing, so the transfer itself hangs between {}", names_of(members));
+  }
   std::vector<int> ranks = verdict.silent;
   for (const auto& [rank, where] : verdict.elsewhere) ranks.push_back(rank);
   std::sort(ranks.begin(), ranks.end());
@@ -146,7 +148,8 @@ std::string watchdog_sentence(const std::map<int, json>& reports, double limit) 
       std::min_element(reports.begin(), reports.end(), [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
   const json& waiting = chosen->second.at("waiting");
   return fmt::format("watchdog: rank {} has waited {:.1f} s in {}: {}; run.watchdog_seconds is {:g}", chosen->first,
-                     waiting.at("seconds").get<double>(), describe(waiting), missing_of(judge(waiting, reports)), limit);
+                     waiting.at("seconds").get<double>(), describe(waiting),
+                     missing_of(judge(waiting, reports), waiting.at("members").get<std::vector<int>>()), limit);
 }
 
 }  // namespace yard

@@ -181,18 +181,20 @@ void TokenStream::open_megatron(const std::string& prefix) {
   const std::uint64_t data = files_[file].bytes().size();
   std::vector<Index> ends;  // of sequences, in tokens of the stream
   ends.reserve(sequences);
-  std::int64_t before = 0;
+  std::int64_t before = 0;  // where the last sequence ends, in bytes
   for (std::uint64_t i = 0; i < sequences; ++i) {
     const auto length = value_at<std::int32_t>(bytes, lengths + 4 * i);
     const auto pointer = value_at<std::int64_t>(bytes, pointers + 8 * i);
-    check_input(length >= 0 && pointer >= before, "token index ", path, " is damaged: sequence ", i, " has length ", length, " at byte ",
+    check_input(length >= 0 && pointer >= 0, "token index ", path, " is damaged: sequence ", i, " has length ", length, " at byte ",
                 pointer);
+    check_input(pointer >= before, "token index ", path, " is damaged: sequence ", i, " begins at byte ", pointer,
+                ", before the end of the one before it at ", before);
     const std::uint64_t extent = static_cast<std::uint64_t>(length) * bytes_of(width);
     check_input(extent <= data && static_cast<std::uint64_t>(pointer) <= data - extent, "token file ", files_[file].path(),
                 " is truncated: sequence ", i, " ends at byte ", static_cast<std::uint64_t>(pointer) + extent, " and the file has ", data);
     append(file, static_cast<std::uint64_t>(pointer), length, width);
     ends.push_back(length_);
-    before = pointer;
+    before = pointer + static_cast<std::int64_t>(extent);
   }
   std::int64_t last = 0;
   for (std::uint64_t i = 0; i < documents; ++i) {

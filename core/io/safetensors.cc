@@ -35,6 +35,26 @@ std::optional<unsigned> bits_of(std::string_view dtype) {
   return found->bits;
 }
 
+/// A name out of a file as a message can hold it: in one line, and no longer than a person reads.
+std::string shown(std::string_view text) {
+  constexpr std::size_t kShown = 100;
+  constexpr std::string_view kHex = "0123456789abcdef";
+  std::size_t length = std::min(text.size(), kShown);
+  while (length > 0 && length < text.size() && (static_cast<unsigned char>(text[length]) & 0xc0U) == 0x80U) --length;  // whole characters
+  std::string result;
+  for (const char letter : text.substr(0, length)) {
+    const auto byte = static_cast<unsigned char>(letter);
+    if (byte >= 0x20 && byte != 0x7f) {
+      result += letter;
+    } else {
+      result += "\\x";
+      result += kHex[byte >> 4U];
+      result += kHex[byte & 15U];
+    }
+  }
+  return length < text.size() ? result + "..." : result;
+}
+
 /// Bytes of a tensor, or nothing when the product overflows or does not end on a byte.
 std::optional<std::uint64_t> bytes_of(const std::vector<Index>& shape, unsigned bits) {
   std::uint64_t total = bits;
@@ -56,15 +76,16 @@ json parse_header(const std::string& path, const std::string& text) {
       keys.pop_back();
     } else if (event == json::parse_event_t::key) {
       const auto name = parsed.get<std::string>();
-      check_input(keys.back().insert(name).second, path.c_str(), " is not a valid safetensors file: its header names '", name, "' twice");
+      check_input(keys.back().insert(name).second, path.c_str(), " is not a valid safetensors file: its header names '", shown(name),
+                  "' twice");
     }
     return true;
   };
   try {
-    return json::parse(text, watch);
-  } catch (const json::exception&) {
-    fail_input(path.c_str(), " is not a safetensors file: its header is not valid JSON in UTF-8");
+    if (text.find('\0') == std::string::npos) return json::parse(text, watch);  // the parser would take it for the end
+  } catch (const json::exception&) {  // NOLINT(bugprone-empty-catch): it would say where, in the words of another program
   }
+  fail_input(path.c_str(), " is not a safetensors file: its header is not valid JSON in UTF-8");
 }
 
 bool is_count(const json& value) {
@@ -72,7 +93,7 @@ bool is_count(const json& value) {
 }
 
 SafetensorsEntry parse_entry(const std::string& path, const std::string& name, const json& value) {
-  const auto wrong = [&](const auto&... parts) { fail_input("tensor '", name, "' of ", path, " ", parts...); };
+  const auto wrong = [&](const auto&... parts) { fail_input("tensor '", shown(name), "' of ", path, " ", parts...); };
   if (!value.is_object() || value.size() != 3 || !value.contains("dtype") || !value.contains("shape") || !value.contains("data_offsets")) {
     wrong("must have exactly a dtype, a shape and data_offsets");
   }
@@ -80,7 +101,7 @@ SafetensorsEntry parse_entry(const std::string& path, const std::string& name, c
   entry.name = name;
   const json& dtype = value["dtype"];
   const auto bits = dtype.is_string() ? bits_of(dtype.get<std::string>()) : std::nullopt;
-  if (!bits) wrong("has the unknown dtype ", dtype.dump(-1, ' ', false, json::error_handler_t::replace));
+  if (!bits) wrong("has the unknown dtype ", shown(dtype.dump(-1, ' ', false, json::error_handler_t::replace)));
   entry.dtype = dtype.get<std::string>();
   const json& shape = value["shape"];
   if (!shape.is_array() || !std::all_of(shape.begin(), shape.end(), is_count)) wrong("has a shape that is no list of whole numbers");
@@ -124,8 +145,9 @@ To converted(const From& value, const std::string& path, std::string_view name) 
   } else if constexpr (std::is_same_v<To, BFloat16> || std::is_same_v<From, BFloat16>) {
     return static_cast<To>(static_cast<float>(value));
   } else if constexpr (std::is_same_v<To, std::int32_t> && std::is_same_v<From, std::int64_t>) {
-    check_input(value == static_cast<std::int32_t>(value), "tensor '", name, "' of ", path, " holds ", value,
-                ", which does not fit 32 bits");
+    if (value != static_cast<std::int32_t>(value)) {
+      fail_input("tensor '", shown(name), "' of ", path, " holds ", value, ", which does not fit 32 bits");
+    }
     return static_cast<To>(value);
   } else {
     return static_cast<To>(value);
@@ -184,9 +206,10 @@ Index SafetensorsEntry::elements() const noexcept {
 }
 
 std::string SafetensorsEntry::shape_text() const {
+  constexpr std::size_t kShown = 16;
   std::string text = "(";
-  for (std::size_t axis = 0; axis < shape.size(); ++axis) text += (axis == 0 ? "" : ", ") + std::to_string(shape[axis]);
-  return text + ")";
+  for (std::size_t axis = 0; axis < std::min(shape.size(), kShown); ++axis) text += (axis == 0 ? "" : ", ") + std::to_string(shape[axis]);
+  return text + (shape.size() > kShown ? ", ...)" : ")");
 }
 
 std::string_view safetensors_dtype(DType dtype) {
@@ -210,8 +233,10 @@ SafetensorsReader::SafetensorsReader(std::string path) : file_(std::move(path)) 
               " bytes and the header's length alone takes 8");
   std::uint64_t length = 0;
   file_.read(0, std::as_writable_bytes(std::span(&length, 1)));
-  check_input(length <= kLargestHeader && length <= file_.size() - 8, name.c_str(),
-              " is not a safetensors file, or is truncated: its header claims ", length, " bytes of a file of ", file_.size());
+  check_input(length <= kLargestHeader, name.c_str(), " is not a safetensors file: its header claims ", length,
+              " bytes, and the format allows ", kLargestHeader);
+  check_input(length <= file_.size() - 8, name.c_str(), " is not a safetensors file, or is truncated: its header claims ", length,
+              " bytes of a file of ", file_.size());
   std::string text(length, '\0');
   file_.read(8, std::as_writable_bytes(std::span(text.data(), text.size())));
   check_input(!text.empty() && text.front() == '{', name.c_str(), " is not a safetensors file: its header does not begin with '{'");
@@ -231,8 +256,8 @@ SafetensorsReader::SafetensorsReader(std::string path) : file_(std::move(path)) 
   std::uint64_t filled = 0;
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     const SafetensorsEntry& entry = entries_[i];
-    check_input(entry.begin >= filled, "tensor '", entry.name, "' of ", name, " overlaps the one before it");
-    check_input(entry.begin == filled, "the data of ", name, " has a hole before tensor '", entry.name, "'");
+    check_input(entry.begin >= filled, "tensor '", shown(entry.name), "' of ", name, " overlaps the one before it");
+    check_input(entry.begin == filled, "the data of ", name, " has a hole before tensor '", shown(entry.name), "'");
     filled = entry.end;
     index_[entry.name] = i;
   }
@@ -249,13 +274,14 @@ const SafetensorsEntry* SafetensorsReader::find(std::string_view name) const {
 
 const SafetensorsEntry& SafetensorsReader::entry(std::string_view name) const {
   const SafetensorsEntry* found = find(name);
-  check_input(found != nullptr, path().c_str(), " has no tensor '", name, "'");
+  check_input(found != nullptr, path().c_str(), " has no tensor '", shown(name), "'");
   return *found;
 }
 
 Tensor SafetensorsReader::read(Stream& stream, std::string_view name, DType wanted) const {
   const SafetensorsEntry& from = entry(name);
-  check_input(from.shape.size() <= 4, "tensor '", name, "' of ", path(), " has ", from.shape.size(), " axes; at most 4 are supported");
+  check_input(from.shape.size() <= 4, "tensor '", shown(name), "' of ", path(), " has ", from.shape.size(),
+              " axes; at most 4 are supported");
   Tensor result(stream, Shape(std::span<const Index>(from.shape)), wanted);
   read_into(name, 0, result);
   return result;
@@ -263,11 +289,12 @@ Tensor SafetensorsReader::read(Stream& stream, std::string_view name, DType want
 
 Tensor SafetensorsReader::read_rows(Stream& stream, std::string_view name, Index first, Index count, DType wanted) const {
   const SafetensorsEntry& from = entry(name);
-  check_input(from.shape.size() <= 4, "tensor '", name, "' of ", path(), " has ", from.shape.size(), " axes; at most 4 are supported");
+  check_input(from.shape.size() <= 4, "tensor '", shown(name), "' of ", path(), " has ", from.shape.size(),
+              " axes; at most 4 are supported");
   std::vector<Index> shape = from.shape;
   if (shape.empty()) shape.push_back(1);
   check(first >= 0 && count >= 0 && first <= shape[0] && count <= shape[0] - first, "rows [", first, ", ", first + count,
-        ") are outside of tensor '", name, "' of shape ", from.shape_text());
+        ") are outside of tensor '", shown(name), "' of shape ", from.shape_text());
   shape[0] = count;
   Tensor result(stream, Shape(std::span<const Index>(shape)), wanted);
   read_into(name, first, result);
@@ -279,20 +306,21 @@ void SafetensorsReader::read_into(std::string_view name, Index first, const Tens
   const Index width = from.length() == 0 ? 0 : from.elements() / from.length();
   const Index rows = width == 0 ? 0 : out.elements() / width;
   check(first >= 0 && rows * width == out.elements() && first <= from.length() && rows <= from.length() - first, "a tensor of shape ",
-        out.shape().text(), " cannot hold rows from ", first, " of tensor '", name, "' of shape ", from.shape_text(), " in ", path());
+        out.shape().text(), " cannot hold rows from ", first, " of tensor '", shown(name), "' of shape ", from.shape_text(), " in ",
+        path());
   read_elements(name, first * width, out);
 }
 
 void SafetensorsReader::read_elements(std::string_view name, Index first, const Tensor& out) const {
   const SafetensorsEntry& from = entry(name);
   check(first >= 0 && first <= from.elements() && out.elements() <= from.elements() - first, "", out.elements(), " elements from ", first,
-        " are outside of tensor '", name, "' of shape ", from.shape_text(), " in ", path());
+        " are outside of tensor '", shown(name), "' of shape ", from.shape_text(), " in ", path());
   const bool known = with_stored_type(from.dtype, [&](auto stored) {
     using Stored = decltype(stored);
     with_type(out.dtype(), [&](auto wanted) {
       using Wanted = decltype(wanted);
       if constexpr (kWhole<Wanted> && !kWhole<Stored>) {
-        fail_input("tensor '", name, "' of ", path(), " is ", from.dtype, ", where whole numbers are needed");
+        fail_input("tensor '", shown(name), "' of ", path(), " is ", from.dtype, ", where whole numbers are needed");
       } else {
         std::vector<std::byte> piece;
         auto* target = out.data<Wanted>();
@@ -313,7 +341,7 @@ void SafetensorsReader::read_elements(std::string_view name, Index first, const 
       }
     });
   });
-  check_input(known, "tensor '", name, "' of ", path(), " is ", from.dtype, "; F32, BF16, F16, F64, I32 and I64 can be read");
+  check_input(known, "tensor '", shown(name), "' of ", path(), " is ", from.dtype, "; F32, BF16, F16, F64, I32 and I64 can be read");
 }
 
 SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<SafetensorsEntry> entries,

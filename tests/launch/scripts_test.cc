@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
 #include <string>
 
 #include "tests/support/support.h"
@@ -87,6 +88,61 @@ TEST(Scripts, MoreRanksThanCoresStartAndAreToldWhatTheScreenIs) {
   EXPECT_EQ(result.code, 0) << result.err;
   EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '0'), 3) << result.out;
   EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '3'), 3) << result.out;
+}
+
+/// launch/slurm.sbatch in a folder of its own, with an mpirun that does as it is told and a scontrol that writes down what it was asked.
+class SlurmJob : public ::testing::Test {
+ protected:
+  SlurmJob() { program("scontrol", "echo \"$@\" >> asked"); }
+  void program(const std::string& name, const std::string& body) const {
+    const std::string path = folder_ / "bin/" + name;
+    ASSERT_EQ(run_command("mkdir -p '" + (folder_ / "bin") + "'").code, 0);
+    std::ofstream(path) << "#!/bin/bash\n" << body << "\n";
+    ASSERT_EQ(run_command("chmod +x '" + path + "'").code, 0);
+  }
+  std::string read(const std::string& name) const {
+    std::ifstream file(folder_ / name);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  /// The job; `signals` are sent to its script, one after the other, when mpirun runs.
+  test::CommandResult run(const std::string& signals = "") const {
+    const std::string start = "cd '" + folder_.path() + "' && export PATH=\"$PWD/bin:$PATH\" SLURM_JOB_NAME=name SLURM_JOB_ID=77 " +
+                              "SLURM_CPUS_PER_TASK=3; bash " + script("launch/slurm.sbatch") + "& job=$!; ";
+    const std::string send =
+        "for i in $(seq 200); do [ -e running ] && break; sleep 0.05; done; for s in " + signals + "; do kill -$s $job; sleep 0.2; done; ";
+    return run_command(start + (signals.empty() ? "" : send) + "wait $job");
+  }
+  test::TemporaryFolder folder_;
+};
+
+/// What the ranks do: go on until SIGUSR1 comes, then need a moment.
+constexpr const char* kUntilSignal =
+    "trap 'came=1' USR1; touch running; came=0; for i in $(seq 400); do [ $came = 1 ] && break; sleep 0.05; done; "
+    "[ $came = 1 ] || exit 9; sleep 0.5; echo saved > saved; exit ";
+
+TEST_F(SlurmJob, ThatIsSignalledSavesAndGoesBackToTheQueue) {
+  program("mpirun", kUntilSignal + std::string("0"));
+  for (const char* signals : {"USR1", "TERM", "USR1 USR1 TERM"}) {
+    ASSERT_EQ(run_command("rm -f '" + (folder_ / "asked") + "' '" + (folder_ / "saved") + "' '" + (folder_ / "running") + "'").code, 0);
+    const auto result = run(signals);
+    EXPECT_EQ(result.code, 0) << signals << ": " << result.err;
+    EXPECT_EQ(read("saved"), "saved\n") << signals << ": the script waits for the end of the run";
+    EXPECT_EQ(read("asked"), "requeue 77\n") << signals;
+    EXPECT_EQ(result.err, "") << signals;
+  }
+}
+
+TEST_F(SlurmJob, ThatIsFinishedOrFailsIsNotQueuedAgain) {
+  program("mpirun", "echo \"$@\" > words; exit 0");
+  EXPECT_EQ(run().code, 0);
+  EXPECT_EQ(read("asked"), "");
+  EXPECT_THAT(read("words"), HasSubstr("slot:PE=3"));
+  EXPECT_THAT(read("words"), HasSubstr("--run-dir runs/name-77 --resume auto"));
+  program("mpirun", "exit 3");
+  EXPECT_EQ(run().code, 3);
+  program("mpirun", kUntilSignal + std::string("1"));
+  EXPECT_EQ(run("USR1").code, 1);
+  EXPECT_EQ(read("asked"), "");
 }
 
 }  // namespace

@@ -196,6 +196,8 @@ TEST(TokenFile, RefusesWhatIsNoTokenFile) {
   refused("version.bin", "version 2");
   put(folder / "negative.bin", shard<std::uint16_t>(20240520, 1, -1, {}));
   refused("negative.bin", "promises -1");
+  put(folder / "most.bin", shard<std::uint32_t>(20240801, 7, std::numeric_limits<std::int32_t>::max(), {1}));
+  refused("most.bin", "promises 2147483647 tokens in 8589935612 bytes");
   put(folder / "none.bin", shard<std::uint16_t>(20240520, 1, 0, {}));
   refused("none.bin", "holds no tokens");
   put(folder / "choice.bin", shard<std::uint16_t>(20240522, 1, 1, {1}));
@@ -221,15 +223,27 @@ TEST(TokenFile, RefusesWhatIsNoTokenFile) {
   refused_index(index_of(9, {2, 1}, {0, 4}, {0, 1, 2}), "dtype code 9", bin);
   refused_index(index_of(0, {2, 1}, {0, 4}, {0, 1, 2}), "dtype code 0", bin);
   refused_index(index_of(8, {-2, 1}, {0, 4}, {0, 1, 2}), "sequence 0 has length -2", bin);
-  refused_index(index_of(8, {1, 1}, {4, 0}, {0, 1, 2}), "sequence 1", bin);
+  refused_index(index_of(8, {1, 1}, {4, 0}, {0, 1, 2}), "sequence 1 begins at byte 0, before the end of the one before it at 6", bin);
+  refused_index(index_of(8, {2, 2}, {0, 2}, {0, 1, 2}), "sequence 1 begins at byte 2, before the end of the one before it at 4", bin);
+  refused_index(index_of(8, {2, 2}, {0, 0}, {0, 1, 2}), "sequence 1 begins at byte 0", bin);
+  refused_index(index_of(8, {std::numeric_limits<std::int32_t>::max(), 1}, {0, 4}, {0, 1, 2}), "truncated: sequence 0", bin);
+  refused_index(index_of(5, {1, 1}, {std::numeric_limits<std::int64_t>::max() - 7, 0}, {0, 1, 2}), "truncated: sequence 0", bin);
+  refused_index("", "MMIDIDX", bin);
+  refused_index(good, "truncated: sequence 0 ends at byte 4 and the file has 0", "");
   refused_index(index_of(8, {2, 1}, {-4, 4}, {0, 1, 2}), "sequence 0", bin);
   refused_index(index_of(8, {2, 1}, {0, std::numeric_limits<std::int64_t>::max()}, {0, 1, 2}), "truncated", bin);
   refused_index(index_of(8, {2, 1}, {0, 4}, {0, 3}), "document mark 1 is 3", bin);
   refused_index(index_of(8, {2, 1}, {0, 4}, {0, 2, 1}), "document mark 2 is 1", bin);
+  refused_index(index_of(8, {2, 1}, {0, 4}, {0, -1, 2}), "document mark 1 is -1", bin);
   refused_index(index_of(8, {}, {}, {0}), "holds no tokens", bin);
+  refused_index(index_of(8, {0, 0}, {0, 0}, {0, 2}), "holds no tokens", bin);
   std::string huge = good;
   const std::uint64_t count = std::numeric_limits<std::uint64_t>::max() / 12 + 5;
   std::memcpy(huge.data() + 18, &count, 8);
+  refused_index(huge, "truncated", bin);
+  huge = good;
+  const std::uint64_t many = std::uint64_t{1} << 61;  // times 8 it is nothing
+  std::memcpy(huge.data() + 26, &many, 8);
   refused_index(huge, "truncated", bin);
 
   EXPECT_EQ(token_format("llmc"), TokenFormat::llmc);

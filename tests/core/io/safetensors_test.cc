@@ -1,5 +1,6 @@
 #include "core/io/safetensors.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -104,6 +105,31 @@ TEST(Safetensors, ConvertsTypes) {
   EXPECT_THROW((void)reader.read(cpu(), "byte", DType::f32), InputError);
 }
 
+/// Whether every multi-byte character is complete.
+bool is_utf8(const std::string& text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto first = static_cast<unsigned char>(text[i++]);
+    for (int more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : first >= 0xc0 ? 1 : 0; more > 0; --more, ++i) {
+      if (i >= text.size() || (static_cast<unsigned char>(text[i]) & 0xc0U) != 0x80U) return false;
+    }
+  }
+  return true;
+}
+
+/// The format's limit holds also where the file is as large as it says; its bytes are never read.
+TEST(Safetensors, RefusesAHeaderAboveTheFormatsLimit) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "large.safetensors";
+  put(path, file_of("{}", "", 100'000'001));
+  std::filesystem::resize_file(path, 8 + 100'000'001);  // sparse
+  try {
+    const SafetensorsReader reader(path);
+    ADD_FAILURE() << "was accepted";
+  } catch (const InputError& error) {
+    EXPECT_EQ(error.what(), path + " is not a safetensors file: its header claims 100000001 bytes, and the format allows 100000000");
+  }
+}
+
 TEST(Safetensors, RefusesHostileFiles) {
   struct Case {
     const char* what;
@@ -119,22 +145,48 @@ TEST(Safetensors, RefusesHostileFiles) {
       {"short", "1234567", "7 bytes"},
       {"header beyond the file", file_of("{}", "", 3), "claims 3 bytes"},
       {"huge header", file_of("{}", "", std::numeric_limits<std::int64_t>::max()), "claims"},
+      {"header of all of 64 bits", std::string(8, '\xff') + "{}", "format allows 100000000"},
       {"no brace", file_of("[1,2]"), "does not begin with"},
       {"no header", file_of(""), "does not begin with"},
       {"not JSON", file_of("{\"a\":"), "not valid JSON"},
       {"trailing text", file_of("{} x"), "not valid JSON"},
+      {"a byte order mark", file_of("\xef\xbb\xbf{}"), "does not begin with"},
+      {"a NUL behind it", file_of(std::string("{}\0 and what else", 16)), "not valid JSON"},
+      {"half a surrogate pair", file_of(R"({"\ud800":1})"), "not valid JSON"},
+      {"NaN", file_of(R"({"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,4]}})", "1234"), "not valid JSON"},
       {"not UTF-8", file_of("{\"\x92\":1}"), "not valid JSON in UTF-8"},
       {"deep", file_of("{\"a\":" + std::string(100000, '[') + std::string(100000, ']') + "}"), "too deeply"},
       {"twice",
        file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", eight),
        "names 'a' twice"},
+      {"twice in other letters",
+       file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"\u0061":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+               eight),
+       "names 'a' twice"},
+      {"metadata twice", file_of(R"({"__metadata__":{},"__metadata__":{}})"), "names '__metadata__' twice"},
+      {"metadata's key twice", file_of(R"({"__metadata__":{"format":"pt","format":"pt"}})"), "names 'format' twice"},
+      {"deep objects",
+       [] {
+         std::string text;
+         for (int i = 0; i < 100000; ++i) text += "{\"a\":";
+         return file_of(text);
+       }(),
+       "too deeply"},
       {"field twice", file_of(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", eight), "names 'dtype' twice"},
       {"no dtype", file_of(R"({"a":{"shape":[1],"data_offsets":[0,4]}})", "1234"), "must have exactly"},
       {"entry is a number", file_of(R"({"a":3})"), "must have exactly"},
+      {"entry is null", file_of(R"({"a":null})"), "must have exactly"},
+      {"a field more", file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"b":1}})", "1234"), "must have exactly"},
       {"unknown dtype", file_of(one("F31", "[1]", "[0,4]"), "1234"), "unknown dtype"},
       {"dtype is a number", file_of(R"({"a":{"dtype":7,"shape":[1],"data_offsets":[0,4]}})", "1234"), "unknown dtype 7"},
       {"negative extent", file_of(one("F32", "[-1]", "[0,4]"), "1234"), "no list of whole numbers"},
       {"fractional extent", file_of(one("F32", "[1.0]", "[0,4]"), "1234"), "no list of whole numbers"},
+      {"an extent beyond 64 bits", file_of(one("F32", "[18446744073709551617]", "[0,4]"), "1234"), "no list of whole numbers"},
+      {"an extent beyond 63 bits", file_of(one("F32", "[9223372036854775808]", "[0,4]"), "1234"), "no list of whole numbers"},
+      {"shape is a number", file_of(one("F32", "1", "[0,4]"), "1234"), "no list of whole numbers"},
+      {"negative offset", file_of(one("F32", "[1]", "[-4,0]"), "1234"), "two whole numbers"},
+      {"fractional offset", file_of(one("F32", "[1]", "[0,4.0]"), "1234"), "two whole numbers"},
+      {"offsets at the end of numbers", file_of(one("F32", "[1]", "[9223372036854775803,9223372036854775807]"), "1234"), "hole before"},
       {"overflow", file_of(one("F32", "[4294967296,4294967296]", "[0,4]"), "1234"), "cannot be counted"},
       {"overflow to zero", file_of(one("F32", "[4611686018427387904,4]", "[0,0]")), "cannot be counted"},
       {"half a byte", file_of(one("F4", "[3]", "[0,2]"), "12"), "cannot be counted"},
@@ -147,6 +199,25 @@ TEST(Safetensors, RefusesHostileFiles) {
       {"overlap",
        file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})", "123456"),
        "tensor 'b'"},
+      {"hole in the middle",
+       file_of(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})", "123"),
+       "hole before tensor 'b'"},
+      {"the same bytes twice",
+       file_of(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})", "12"),
+       "overlaps the one before it"},
+      {"data without a tensor", file_of("{}", "1"), "1 bytes of data that belong to no tensor"},
+      {"metadata is a list", file_of(R"({"__metadata__":[]})"), "strings to strings"},
+      {"lines in a name", file_of(R"({"a\nb\u001b[2J":3})"), "tensor 'a\\x0ab\\x1b[2J' of"},
+      {"a name of a book", file_of("{\"" + std::string(99, 'x') + "\xc3\xa4" + std::string(100000, 'y') + "\":3}"), "tensor 'xxx"},
+      {"a dtype of a book", file_of("{\"a\":{\"dtype\":\"" + std::string(100000, 'x') + "\",\"shape\":[],\"data_offsets\":[0,0]}}"),
+       "unknown dtype"},
+      {"axes without end",
+       [&] {
+         std::string shape = "[1";
+         for (int i = 0; i < 50000; ++i) shape += ",1";
+         return file_of(one("F32", shape + "]", "[0,8]"), eight);
+       }(),
+       "(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, ...)"},
       {"metadata", file_of(R"({"__metadata__":{"format":1}})"), "strings to strings"},
   };
   const TemporaryFolder folder;
@@ -160,6 +231,9 @@ TEST(Safetensors, RefusesHostileFiles) {
       const std::string sentence = error.what();
       EXPECT_NE(sentence.find(hostile.sentence), std::string::npos) << hostile.what << ": " << sentence;
       EXPECT_NE(sentence.find(path), std::string::npos) << hostile.what << ": " << sentence;
+      EXPECT_LT(sentence.size(), path.size() + 400) << hostile.what;
+      EXPECT_EQ(std::count_if(sentence.begin(), sentence.end(), [](unsigned char c) { return c < 0x20; }), 0) << hostile.what;
+      EXPECT_TRUE(is_utf8(sentence)) << hostile.what;
     }
   }
   EXPECT_THROW(SafetensorsReader(folder / "absent"), InputError);
