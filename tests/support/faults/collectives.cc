@@ -1,6 +1,9 @@
 // Stands in for the calls of MPI in which ranks meet.
 #include <mpi.h>
 
+#include <cstring>
+#include <string>
+
 #include "tests/support/faults/plan.h"
 
 namespace {
@@ -40,7 +43,16 @@ int MPI_Ibcast(void* data, int count, MPI_Datatype type, int root, MPI_Comm comm
 }
 int MPI_Barrier(MPI_Comm comm) { return around("collective", "MPI_Barrier", PMPI_Barrier, comm); }
 int MPI_Isend(const void* data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm, MPI_Request* request) {
-  return around("send", "MPI_Isend", PMPI_Isend, data, count, type, to, tag, comm, request);
+  int bytes = 0;
+  PMPI_Type_size(type, &bytes);
+  const auto verdict = yard::faults::Plan::of_process().meet("send", "MPI_Isend." + std::to_string(bytes));
+  if (verdict.action == yard::faults::Plan::Action::poison) {
+    // All ones are no number in f32, in bf16 and in f64.
+    std::memset(const_cast<void*>(data), 0xff, static_cast<std::size_t>(count) * static_cast<std::size_t>(bytes));
+  }
+  const int result = PMPI_Isend(data, count, type, to, tag, comm, request);
+  yard::faults::Plan::after(verdict);
+  return result;
 }
 
 }  // extern "C"

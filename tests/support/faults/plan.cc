@@ -33,6 +33,7 @@ const std::map<std::string, Plan::Verdict>& actions() {
       {"signal:TERM", {Action::signal, SIGTERM}},
       {"signal-parent:USR1", {Action::signal_parent, SIGUSR1}},
       {"signal-parent:TERM", {Action::signal_parent, SIGTERM}},
+      {"poison", {Action::poison, 0}},
       {"note", {Action::note, 0}},
   };
   return known;

@@ -15,18 +15,19 @@ namespace yard::faults {
 ///   rank=N         the rank it happens on, as mpirun tells it; 0 for a process of its own. Default: any.
 ///   at=CALL        open (for writing), write (of any kind), sync, rename, make (a folder), remove (a file or a folder), send (what an
 ///                  all-to-all is made of) or collective
-///   file=PATTERN   with *, ? and [], against as many last parts of the path as the pattern has; of a rename its old name, of a send or a
-///                  collective MPI's name of it. Default: any.
+///   file=PATTERN   with *, ? and [], against as many last parts of the path as the pattern has; of a rename its old name, of a
+///                  collective MPI's name of it, of a send MPI_Isend.BYTES with the bytes of a row. Default: any.
 ///   count=N        the N-th such call. Default 1.
 ///   do=ACTION      kill (SIGKILL before the call), kill-after, kill-half (when half of the bytes are written), stall (for ever),
 ///                  fail:ENOSPC or fail:EIO (it and all that come after it), fail-once:EINTR, short (half of the bytes, and all that come
 ///                  after fail with ENOSPC), half (half of the bytes, once), signal:USR1 or signal:TERM (to this process),
-///                  signal-parent:USR1 (to mpirun), note (nothing: every such call is only reported)
+///                  signal-parent:USR1 (to mpirun), poison (what is sent is no number any more), note (nothing: every such call is only
+///                  reported)
 /// `then` puts one call after another: "rank=1 at=sync file=model-* then at=collective do=kill" dies in the first collective after the
 /// first model file is on the disk. What happened is appended to the file YARD_FAULT_REPORT, a line each, before it happens.
 class Plan {
  public:
-  enum class Action { none, kill, kill_after, kill_half, stall, fail, fail_once, shorten, half, signal, signal_parent, note };
+  enum class Action { none, kill, kill_after, kill_half, stall, fail, fail_once, shorten, half, signal, signal_parent, poison, note };
   /// What to do with one call.
   struct Verdict {
     Action action = Action::none;
