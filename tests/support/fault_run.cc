@@ -88,7 +88,11 @@ Outcome FaultRun::outcome(const std::string& run) const {
   }
   const fs::path folder = program_ / (run + "/checkpoints");
   std::error_code none;
-  for (const auto& entry : fs::directory_iterator(folder, none)) outcome.names.push_back(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(folder, none)) {
+    const std::string name = entry.path().filename().string();
+    // What was passed over or left by going back is kept under another name.
+    if (name.find(".left") == std::string::npos) outcome.names.push_back(name);
+  }
   std::sort(outcome.names.begin(), outcome.names.end());
   std::string latest = whole(folder / "latest");
   while (!latest.empty() && latest.back() == '\n') latest.pop_back();
