@@ -53,7 +53,10 @@ std::vector<Fault> deaths_while_files_are_written() {
           {"BeforeTheOptimizersSync", "rank=1 at=sync " + kSave + "/optimizer-* do=kill"},
           {"AfterTheOptimizersSync", "rank=0 at=sync " + kSave + "/optimizer-* do=kill-after"},
           {"InTheIndex", "rank=0 at=write " + kSave + "/model.safetensors.index.json do=kill-half"},
-          {"InTheConfiguration", "rank=0 at=write " + kSave + "/config.textproto do=kill-half"},
+          {"InTheGenerationConfiguration", "rank=0 at=write " + kSave + "/generation_config.json do=kill-half"},
+          {"InTheModelWhileWaiting", "rank=1 at=write " + kSave + "/model-* do=kill-half", End::killed, waiting()},
+          {"InTheOptimizerWhileWaiting", "rank=0 at=write " + kSave + "/optimizer-* do=kill-half", End::killed, waiting()},
+          {"InTheConfiguration", "rank=0 at=write " + kSave + "/config.json do=kill-half"},
           {"OfAReplica", "rank=1 at=write " + kSave + "/* do=kill-half", End::killed, replicas()},
           {"OfTheOnlyRank", "at=write " + kSave + "/optimizer-* do=kill-half", End::killed, alone()}};
 }
@@ -74,13 +77,17 @@ std::vector<Fault> deaths_in_the_commit() {
           {"BeforeLatestIsReplaced", "rank=0 at=rename file=latest.tmp count=2 do=kill", End::killed, experts(), 4},
           {"AfterLatestIsReplaced", "rank=0 at=rename file=latest.tmp count=2 do=kill-after", End::killed, experts(), 4},
           {"TheOnlyRankBeforeTheRename", "at=rename " + kSave + " do=kill", End::killed, alone()},
+          {"BeforeTheRenameWhileWaiting", "rank=0 at=rename " + kSave + " do=kill", End::killed, waiting()},
+          {"AfterTheRenameWhileWaiting", "rank=0 at=rename " + kSave + " do=kill-after", End::killed, waiting(), 4},
           {"BeforeTheFirstRename", "rank=0 at=rename file=step-00000002.tmp do=kill", End::killed, experts(), 0},
           {"AfterTheFirstRename", "rank=0 at=rename file=step-00000002.tmp do=kill-after", End::killed, experts(), 2},
           {"BeforeTheFirstLatest", "rank=0 at=rename file=latest.tmp do=kill", End::killed, experts(), 2}};
 }
 
 std::vector<Fault> deaths_elsewhere() {
-  return {{"PruningTheFirstFile", "rank=0 at=remove file=step-00000002*/* do=kill", End::killed, experts(), 6},
+  return {{"BeforePruning", "rank=0 at=rename file=step-00000002 do=kill", End::killed, experts(), 6},
+          {"AfterTheRenameOfPruning", "rank=0 at=rename file=step-00000002 do=kill-after", End::killed, experts(), 6},
+          {"PruningTheFirstFile", "rank=0 at=remove file=step-00000002*/* do=kill", End::killed, experts(), 6},
           {"PruningTheThirdFile", "rank=0 at=remove file=step-00000002*/* count=3 do=kill-after", End::killed, experts(), 6},
           {"PruningTheFolder", "rank=0 at=remove file=step-00000002* do=kill", End::killed, experts(), 6},
           {"InTheFirstStep", "rank=1 at=send count=5 do=kill", End::killed, experts(), 0},
@@ -89,9 +96,9 @@ std::vector<Fault> deaths_elsewhere() {
           {"InAReductionOfStep5", "rank=0 at=write file=metrics.jsonl count=4 then at=collective file=MPI_*llreduce count=3 do=kill"},
           {"InAGatherOfStep6", "rank=1 at=sync " + kSave + "/optimizer-* then at=collective file=MPI_*llgather count=6 do=kill"},
           {"OfAReplicaInAStep", "rank=1 at=collective count=40 do=kill", End::killed, replicas(), 0},
-          {"InALineOfTheMetrics", "rank=0 at=write file=metrics.jsonl count=6 do=kill-half", End::killed, experts(), 4},
+          {"InALineOfTheMetrics", "rank=0 at=write file=metrics.jsonl count=6 do=kill-half", End::killed, waiting(), 4},
           {"InALineOfTheLog", "rank=0 at=write file=log.txt count=6 do=kill-half"},
-          {"InAnEventOfTensorBoard", "rank=0 at=write file=events.out.* count=6 do=kill-half", End::killed, experts(), 4},
+          {"InAnEventOfTensorBoard", "rank=0 at=write file=events.out.* count=6 do=kill-half", End::killed, waiting(), 4},
           {"InTheResolvedConfiguration", "rank=0 at=write file=config.textproto.tmp do=kill-half", End::killed, experts(), 0},
           {"BeforeTheResolvedConfigurationIsThere", "rank=0 at=rename file=config.textproto.tmp do=kill", End::killed, experts(), 0},
           {"InTheLastSave", "rank=1 at=write file=step-00000008.tmp/model-* do=kill-half", End::killed, experts(), 6},
@@ -105,12 +112,13 @@ std::vector<Fault> writes_that_fail() {
           {"NoSpaceForTheModel1", "rank=1 at=write " + kSave + "/model-* do=short", End::failed},
           {"NoSpaceForTheOptimizer0", "rank=0 at=write " + kSave + "/optimizer-* do=short", End::failed},
           {"NoSpaceForTheOptimizer1", "rank=1 at=write " + kSave + "/optimizer-* do=fail:ENOSPC", End::failed},
+          {"NoSpaceWhileWaiting", "rank=1 at=write " + kSave + "/* do=short", End::failed, waiting()},
           {"NoSpaceOnBoth", "at=write " + kSave + "/* do=short", End::failed},
           {"NoSpaceForTheIndex", "at=write " + kSave + "/model.safetensors.index.json do=short", End::failed},
-          {"NoSpaceForTheConfiguration", "at=write " + kSave + "/config.textproto do=fail:ENOSPC", End::failed},
+          {"NoSpaceForTheConfiguration", "at=write " + kSave + "/config.json do=fail:ENOSPC", End::failed},
           {"NoSpaceForTheState", "at=write " + kSave + "/state.json do=short", End::failed},
           {"NoSpaceForLatest", "at=write file=latest.tmp count=2 do=short", End::failed, experts(), 4},
-          {"NoSpaceForTheMetrics", "at=write file=metrics.jsonl count=6 do=short", End::failed, experts(), 4},
+          {"NoSpaceForTheMetrics", "at=write file=metrics.jsonl count=6 do=short", End::failed, waiting(), 4},
           {"NoSpaceForTheLog", "at=write file=log.txt count=6 do=short", End::failed},
           {"TheModelsSyncFails", "rank=1 at=sync " + kSave + "/model-* do=fail:EIO", End::failed},
           {"TheStatesSyncFails", "at=sync " + kSave + "/state.json do=fail:EIO", End::failed},
@@ -127,8 +135,9 @@ std::vector<Fault> writes_that_fail() {
 
 std::vector<Fault> ranks_that_stall() {
   return {{"InACollective", "rank=1 at=sync " + kSave + "/optimizer-* then at=collective count=9 do=stall", End::stalled},
-          {"InTheExchange", "rank=0 at=write file=metrics.jsonl count=5 then at=send count=3 do=stall", End::stalled, experts(), 4},
+          {"InTheExchange", "rank=0 at=write file=metrics.jsonl count=5 then at=send count=3 do=stall", End::stalled, waiting(), 4},
           {"WritingTheModel", "rank=1 at=sync " + kSave + "/model-* do=stall", End::stalled},
+          {"WritingTheModelWhileWaiting", "rank=0 at=sync " + kSave + "/model-* do=stall", End::stalled, waiting()},
           {"WritingTheState", "rank=0 at=sync " + kSave + "/state.json do=stall", End::stalled}};
 }
 
@@ -155,7 +164,7 @@ struct Seen {
 class Cases {
  public:
   Cases() {
-    for (const FaultLayout& layout : {experts(), replicas(), alone()}) {
+    for (const FaultLayout& layout : {experts(), waiting(), replicas(), alone()}) {
       const auto result = runs_.run(runs_.words("whole-" + layout.name, layout), layout);
       EXPECT_EQ(result.code, 0) << result.err;
       undisturbed_[layout.name] = runs_.outcome("whole-" + layout.name);

@@ -117,7 +117,7 @@ TEST_F(Preemption, ATimeLimitDoesTheSame) {
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_THAT(again.out, HasSubstr("at step " + std::to_string(complete[0])));
   EXPECT_GT(runs()->complete("timed").back(), complete[0]);
-  for (const std::string wrong : {"2", "s", "-1s", "1x", ""}) {
+  for (const std::string wrong : {"s", "-1s", "1x", "nan"}) {
     const auto refused = runs()->run("train --config c --run-dir wrong --exit-after '" + wrong + "'", alone());
     EXPECT_EQ(refused.code, 2) << wrong << refused.err;
     EXPECT_THAT(refused.err, HasSubstr("exit-after")) << wrong;

@@ -107,7 +107,8 @@ std::vector<int> FaultRun::complete(const std::string& run) const {
   std::error_code none;
   for (const auto& entry : fs::directory_iterator(program_ / (run + "/checkpoints"), none)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-") && !name.ends_with(".tmp") && is_complete(entry.path())) steps.push_back(std::stoi(name.substr(5)));
+    const bool own = name.starts_with("step-") && name.find_first_not_of("0123456789", 5) == std::string::npos;
+    if (own && is_complete(entry.path())) steps.push_back(std::stoi(name.substr(5)));
   }
   std::sort(steps.begin(), steps.end());
   return steps;

@@ -17,6 +17,8 @@ struct FaultLayout {
   std::string settings;
 };
 inline FaultLayout experts() { return {"experts", 2, " --set mesh.expert=2"}; }
+/// As `experts`, with files written before training goes on.
+inline FaultLayout waiting() { return {"waiting", 2, " --set mesh.expert=2 --set checkpoint.async=false"}; }
 inline FaultLayout replicas() { return {"replicas", 2, " --set mesh.data=2"}; }
 inline FaultLayout alone() { return {"alone", 0, ""}; }
 
