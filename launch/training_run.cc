@@ -50,7 +50,12 @@ class Run {
     const Index steps = config_.run().steps();
     Progress progress(log_, steps, trainer_->steps_done(), config_.run().log_every());
     int stopped = 0;
-    while (trainer_->steps_done() < steps && stopped == 0) stopped = one_step(progress, steps);
+    try {
+      while (trainer_->steps_done() < steps && stopped == 0) stopped = one_step(progress, steps);
+    } catch (const AgreedError&) {
+      trainer_->finish(*checkpoints_);  // all ranks are here: what is being written is of steps that were good
+      throw;
+    }
     progress.finish();
     if (!saved_) trainer_->save(*checkpoints_);
     trainer_->finish(*checkpoints_);
@@ -98,6 +103,8 @@ class Run {
         if (!aside.empty()) words.push_back("the earlier run in " + run_dir_ + " is now in " + aside);
       } else {
         from_ = find_checkpoint(options_.resume);
+        const std::string damage = damage_of(from_, read_state(from_), true);
+        check_input(damage.empty(), "", from_, " is damaged: ", damage, "; --resume auto takes the newest one that is whole");
       }
     });
     from_ = broadcast_text(*runtime_.world, runtime_.profiler, runtime_.stream, from_);

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <google/protobuf/util/json_util.h>
 #include <unistd.h>
 
@@ -29,8 +31,7 @@ constexpr int kFormatVersion = 1;
 
 void sync_folder(const fs::path& folder) {
   const FileDescriptor descriptor(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  check(static_cast<bool>(descriptor) && fsync(descriptor.get()) == 0, "cannot bring ", folder.string(),
-        " to the disk: ", std::strerror(errno));
+  if (!descriptor || fsync(descriptor.get()) != 0) fail("cannot bring ", folder.string(), " to the disk: ", std::strerror(errno));
 }
 
 std::uint32_t checksum_of(const std::string& path) {
@@ -43,6 +44,19 @@ std::uint32_t checksum_of(const std::string& path) {
     sum = crc32c(part, sum);
   }
   return sum;
+}
+
+/// CRC-32C of all that a state says: of its message, so that another program may write the same JSON with other spaces.
+std::uint32_t checksum_of(CheckpointState state) {
+  state.clear_checksum();
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream out(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&out);
+    coded.SetSerializationDeterministic(true);  // maps in the order of their keys
+    check(state.SerializeToCodedStream(&coded), "a checkpoint's state cannot be written");
+  }
+  return crc32c(std::as_bytes(std::span(bytes)));
 }
 
 /// The step in "step-00000100"; -1 for any other name.
@@ -81,7 +95,8 @@ bool has_model(const fs::path& folder) {
 
 std::string checkpoint_name(std::int64_t step) { return fmt::format("step-{:08d}", step); }
 
-std::string to_json(const CheckpointState& state) {
+std::string to_json(CheckpointState state) {
+  state.set_format_version(kFormatVersion);
   json files = json::array();
   for (const auto& file : state.files()) files.push_back({{"name", file.name()}, {"size", file.size()}, {"crc32c", file.crc32c()}});
   json optimizer = json::array();
@@ -105,7 +120,8 @@ std::string to_json(const CheckpointState& state) {
               {"mesh", {{"expert", state.mesh().expert()}, {"data", state.mesh().data()}}},
               {"config", state.config()},
               {"files", files},
-              {"optimizer", optimizer}}
+              {"optimizer", optimizer},
+              {"checksum", checksum_of(state)}}
              .dump(1) +
          "\n";
 }
@@ -121,6 +137,7 @@ CheckpointState read_state(const std::string& folder) {
   check_input(status.ok(), "", path, " is damaged or no checkpoint's state: ", std::string(status.message()));
   check_input(state.format_version() == kFormatVersion, "", path, " has format_version ", state.format_version(),
               "; this program reads version ", kFormatVersion);
+  check_input(state.checksum() == checksum_of(state), "", path, " is damaged: it has another checksum than it says");
   return state;
 }
 
@@ -235,10 +252,10 @@ void prune_checkpoints(const std::string& folder, std::int64_t keep, std::int64_
   for (const std::int64_t step : complete_steps(folder)) {
     if (keep_every > 0 && step % keep_every == 0) continue;
     if (++kept > std::max<std::int64_t>(2, keep)) {
-      // Its state first: what is left of it is never taken for a checkpoint.
-      const fs::path path = fs::path(folder) / checkpoint_name(step);
-      fs::remove(path / "state.json");
-      fs::remove_all(path);
+      // By another name: what a kill leaves of it is never taken for a checkpoint, and the next save removes it.
+      const std::string path = folder + "/" + checkpoint_name(step);
+      rename_file(path, path + ".pruned.tmp");
+      fs::remove_all(path + ".pruned.tmp");
     }
   }
 }

@@ -18,7 +18,7 @@ namespace yard {
 std::string checkpoint_name(std::int64_t step);
 
 /// state.json as text: protobuf's JSON with its numbers as numbers.
-std::string to_json(const CheckpointState&);
+std::string to_json(CheckpointState state);
 /// Reads FOLDER/state.json; throws InputError that names what is wrong. The files it names are not looked at.
 CheckpointState read_state(const std::string& folder);
 /// What is wrong with a checkpoint's files, in one sentence, or nothing. Their contents are read when `checksums` is set.

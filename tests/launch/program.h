@@ -39,10 +39,10 @@ class Program {
   }
   bool has(const std::string& name) const { return std::filesystem::exists(folder_ / name); }
 
-  /// How a shell starts it there; 0 ranks: without mpirun. One that hangs ends with code 124.
-  std::string line(const std::string& words, int ranks) const {
+  /// How a shell starts it there; 0 ranks: without mpirun. `before` comes right before its name. One that hangs ends with code 124.
+  std::string line(const std::string& words, int ranks, const std::string& before = "") const {
     const std::string mpirun = ranks > 0 ? std::string(YARD_MPIRUN) + " -q -np " + std::to_string(ranks) + " " : std::string();
-    return "cd '" + folder_.path() + "' && timeout -k 5 90 " + mpirun + YARD_BINARY + " " + words;
+    return "cd '" + folder_.path() + "' && timeout -k 5 90 " + mpirun + before + YARD_BINARY + " " + words;
   }
   CommandResult run(const std::string& words, int ranks = 0) const { return run_command(line(words, ranks)); }
 
