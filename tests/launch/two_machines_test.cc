@@ -61,6 +61,7 @@ bool within(double seconds, const Condition& holds) {
 class TwoMachinesTest : public testing::Test {
  protected:
   void SetUp() override {
+    setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // NOLINT(concurrency-mt-unsafe): as on the other machine
     if (!machines_.why_not().empty()) GTEST_SKIP() << "two machines cannot be had here: " << machines_.why_not();
   }
   std::string switchyard(const std::string& words) const { return std::string(YARD_BINARY) + " " + words; }
