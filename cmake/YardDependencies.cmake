@@ -36,6 +36,16 @@ if(DNNL_INCLUDE AND DNNL_LIBRARY)
 endif()
 yard_require(DNNL_FOUND "oneDNN 2.6 or newer (libdnnl-dev)")
 
+find_path(ISAL_INCLUDE NAMES isa-l/crc.h)
+find_library(ISAL_LIBRARY NAMES isal)
+set(ISAL_FOUND FALSE)
+if(ISAL_INCLUDE AND ISAL_LIBRARY)
+  set(ISAL_FOUND TRUE)
+  add_library(ISAL::isal UNKNOWN IMPORTED)
+  set_target_properties(ISAL::isal PROPERTIES IMPORTED_LOCATION ${ISAL_LIBRARY} INTERFACE_INCLUDE_DIRECTORIES ${ISAL_INCLUDE})
+endif()
+yard_require(ISAL_FOUND "ISA-L (libisal-dev), for checksums")
+
 # The CUDA backend is chosen by the preset 'cuda'; without it no .cu file is compiled and no stub is needed.
 set(YARD_CUDA_CONSTANT false)
 

@@ -3,24 +3,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "comm/text.h"
+
 namespace yard {
-namespace {
-
-/// Every rank has the text of `root`.
-std::string broadcast_text(Communicator& communicator, Profiler& profiler, Stream& stream, const std::string& text, int root) {
-  const auto length = static_cast<Index>(text.size());
-  const Tensor size = Tensor::of<std::int64_t>(stream, {1}, std::vector<std::int64_t>{length});
-  communicator.broadcast(stream, profiler, {"agree"}, size, root).wait(stream);
-  const Tensor letters(stream, {size.data<std::int64_t>()[0]}, DType::i32);
-  if (communicator.rank() == root) std::copy(text.begin(), text.end(), letters.data<std::int32_t>());
-  communicator.broadcast(stream, profiler, {"agree"}, letters, root).wait(stream);
-  std::string result;
-  for (const std::int32_t letter : letters.values<std::int32_t>()) result.push_back(static_cast<char>(letter));
-  return result;
-}
-
-}  // namespace
-
 int exit_code_of(const std::exception& error) {
   if (const auto* agreed = dynamic_cast<const AgreedError*>(&error)) return agreed->exit_code();
   return dynamic_cast<const InputError*>(&error) != nullptr ? 2 : 1;

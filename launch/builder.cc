@@ -95,6 +95,7 @@ Model build_model(const RunConfig& config, Mesh& mesh, Stream& stream, DType com
 
     MoeLayer::Parts parts;
     parts.router = make_router->second(place, config, sum);
+    model.sees_later_tokens = model.sees_later_tokens || parts.router->sees_later_tokens();
     parts.exchange = std::make_unique<DirectExchange>(group, shape.experts, static_cast<int>(layer));
     const Index local = shape.experts / group.size();
     parts.experts = make_experts(shape, layer, local * group.rank(), local);

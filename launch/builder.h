@@ -25,6 +25,7 @@ struct Model {
   std::vector<std::shared_ptr<RouterReport>> reports;  // of each MoE layer
   std::unique_ptr<RoutingTotals> totals;
   std::unique_ptr<ParameterStore> parameters;  // empty until `allocate`
+  bool sees_later_tokens = false;              // whether, in training, some layer's choice for a token depends on tokens after it
 
   void visit(const std::function<void(Index group, Parameter&)>& see) { transformer->visit(see); }
   /// Gives the parameters their memory; values are uninitialised.

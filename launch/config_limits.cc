@@ -157,12 +157,6 @@ void check_available(const RunConfig& config) {
               ", but only 'direct' exists so far: take 'direct' or 'auto'");
   check_input(config.exchange().pieces() == 1, "exchange.pieces is ", config.exchange().pieces(),
               ", but exchanging in pieces does not exist yet: it must be 1");
-  check_input(!config.checkpoint().async(),
-              "checkpoint.async is true, but writing while training goes on does not exist yet: it must be false");
-  check_input(config.guard().spike_sigma() == 0, "guard.spike_sigma is ", config.guard().spike_sigma(),
-              ", but skipping updates does not exist yet: it must be 0");
-  check_input(config.guard().max_skips() == 0, "guard.max_skips is ", config.guard().max_skips(),
-              ", but skipping updates does not exist yet: it must be 0");
 }
 
 }  // namespace yard

@@ -198,8 +198,9 @@ void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options)
 int generate_command(int argc, const char* const* argv) {
   Options options;
   po::options_description described("Options");
-  described.add_options()                                                                                                        //
-      ("checkpoint", po::value(&options.checkpoint), "run directory, or a folder such as RUN/checkpoints/step-00000100")         //
+  described.add_options()  //
+      ("checkpoint", po::value(&options.checkpoint),
+       "run directory, a folder such as RUN/checkpoints/step-00000100, or a Hugging Face directory")                             //
       ("prompt", po::value(&options.prompt), "text to continue")                                                                 //
       ("prompts", po::value(&options.prompts), "file with one prompt a line, instead")                                           //
       ("tokens", po::value(&options.tokens)->default_value(options.tokens), "tokens to add at most")                             //
@@ -221,7 +222,7 @@ int generate_command(int argc, const char* const* argv) {
   check_input(options.top_p > 0 && options.top_p <= 1, "--top-p must be above 0 and at most 1, got ", options.top_p);
   check_input(options.batch >= 1, "--batch must be at least 1, got ", options.batch);
   return run_on_ranks([&](RankRuntime& runtime) {
-    LoadedModel loaded = load_checkpoint(runtime, options.checkpoint, options.settings);
+    LoadedModel loaded = load_checkpoint(runtime, options.checkpoint, options.settings, true);
     generate(runtime, loaded, options);
   });
 }

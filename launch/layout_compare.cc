@@ -100,6 +100,16 @@ std::optional<RoutingFlip> first_flip(RoutingReader& reference, RoutingReader& o
   }
 }
 
+LayoutBounds bounds_in(DType dtype) {
+  LayoutBounds bounds;
+  if (dtype == DType::bf16) {
+    bounds.loss = 1e-4;
+    bounds.loss_after_flip = 1e-3;
+    bounds.gap = 0x1p-8;
+  }
+  return bounds;
+}
+
 LayoutComparison compare_layouts(const std::vector<ProbeStep>& reference, const std::vector<ProbeStep>& other,
                                  const std::optional<RoutingFlip>& flip, const LayoutBounds& bounds) {
   check(!reference.empty() && reference.size() == other.size(), "the layouts took ", reference.size(), " and ", other.size(), " steps");

@@ -8,7 +8,7 @@
 
 namespace yard {
 
-/// How far two layouts may differ in f32 (semantics, section 12): relative, but for the gap.
+/// How far two layouts may differ, in f32 unless said otherwise: relative, but for the gap.
 struct LayoutBounds {
   double loss = 1e-5;             // of the loss and the balance loss, at every step
   double loss_after_flip = 1e-4;  // from the first step in which a token was routed otherwise
@@ -16,6 +16,10 @@ struct LayoutBounds {
   double checksum = 1e-4;         // of each tensor's gradient: its sum and its sum of squares, at step 1
   double gap = 1e-5;              // between the probabilities of the expert taken and the next one, where a token was routed otherwise
 };
+
+/// In bf16 the first step's gradients keep the bounds of f32, since every row is rounded alike in every layout. The update then brings
+/// masters that differ in their last bits to bf16: a weight may fall on the other side, 2^-8 of it, and so may what follows.
+LayoutBounds bounds_in(DType);
 
 /// The largest of several differences, and where it was.
 struct Worst {

@@ -1,29 +1,26 @@
 #include "launch/loaded_model.h"
 
-#include <filesystem>
+#include <algorithm>
 
 #include "comm/agree.h"
+#include "launch/checkpoint_config.h"
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
 #include "launch/model_from_config.h"
-#include "parallel/checkpoint.h"
+#include "parallel/checkpoint/folder.h"
+#include "parallel/checkpoint/reader.h"
 
 namespace yard {
-namespace {
-
-/// The tokenizer lies beside the weights; only a byte tokenizer has no file.
-std::string tokenizer_file(const std::string& folder, const std::string& name) {
-  if (name == "bytes") return name;
-  return (std::filesystem::path(folder) / std::filesystem::path(name).filename()).string();
-}
-
-}  // namespace
-
-LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint, const std::vector<std::string>& settings) {
+LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint, const std::vector<std::string>& settings,
+                            bool needs_text) {
   LoadedModel loaded;
   agree(*runtime.world, runtime.profiler, runtime.stream, [&] {
     loaded.folder = find_checkpoint(checkpoint);
-    RunConfig config = load_config(loaded.folder + "/config.textproto", settings);
+    const HuggingFaceConfig from = config_of_checkpoint(loaded.folder);
+    RunConfig config = from.config;
+    for (const std::string& setting : settings) apply_setting(config, setting);
+    // A Hugging Face directory does not say what windows to take a text in.
+    if (!config.data().has_length()) config.mutable_data()->set_length(std::min<Index>(config.model().positions(), 1024));
     // The layout it was trained in does not matter: experts go to as many ranks as there are, where they divide them.
     const bool divides = config.model().experts() > 1 && config.model().experts() % runtime.size == 0;
     config.mutable_mesh()->set_expert(divides ? runtime.size : 1);
@@ -32,7 +29,10 @@ LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint,
     config.mutable_data()->set_accumulate(1);
     config.mutable_model()->mutable_router()->clear_group_sequences();
     loaded.config = resolve(config, runtime.size);
-    loaded.tokenizer = open_tokenizer(tokenizer_file(loaded.folder, loaded.config.data().tokenizer()));
+    check_input(from.window == 0 || from.window >= loaded.config.model().positions(), "the model in ", loaded.folder,
+                " attends to the last ", from.window, " tokens only (sliding_window), and knows ", loaded.config.model().positions(),
+                " positions, which is not supported: set model.positions to at most ", from.window);
+    if (needs_text) loaded.tokenizer = open_tokenizer_of(loaded.folder, from.config);
   });
   start_watchdog(runtime, loaded.config.run().watchdog_seconds(), "");
   bool set_threads = false;  // a checkpoint's number of threads belongs to the machine that trained it
@@ -46,7 +46,8 @@ LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint,
     loaded.model.allocate(runtime.stream, *loaded.mesh, false);
     std::vector<State*> states;
     loaded.model.transformer->visit_state([&](State& state) { states.push_back(&state); });
-    load_model(runtime.stream, loaded.folder, *loaded.model.parameters, states, nullptr);
+    load_model(runtime.stream, loaded.folder, *loaded.model.parameters, states, loaded.config.model().experts(),
+               loaded.config.model().tied_output(), nullptr);
   });
   return loaded;
 }

@@ -15,13 +15,13 @@ struct LoadedModel {
   std::string folder;
   RunConfig config;
   DType compute = DType::f32;
-  std::unique_ptr<const Tokenizer> tokenizer;
+  std::unique_ptr<const Tokenizer> tokenizer;  // empty where no text was needed
   std::unique_ptr<Mesh> mesh;
   Model model;
 };
 
-/// Collective. `checkpoint` is its folder or a run directory; `settings` are applied to its configuration. Takes the world from the
-/// runtime. Throws AgreedError for what cannot be read.
-LoadedModel load_checkpoint(RankRuntime&, const std::string& checkpoint, const std::vector<std::string>& settings);
+/// Collective. `checkpoint` is its folder, a Hugging Face directory or a run directory; `settings` are applied to its configuration. Its
+/// tokenizer is opened when `needs_text`. Takes the world from the runtime. Throws AgreedError for what cannot be read.
+LoadedModel load_checkpoint(RankRuntime&, const std::string& checkpoint, const std::vector<std::string>& settings, bool needs_text);
 
 }  // namespace yard

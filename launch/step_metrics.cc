@@ -129,6 +129,7 @@ StepMetrics step_metrics(RankRuntime& runtime, Mesh& mesh, const RunConfig& conf
   metrics.set_dropped_fraction(report.dropped_fraction);
   for (const double fraction : report.dropped_by_quarter) metrics.add_dropped_by_quarter(fraction);
   metrics.set_routing(RunConfig::Routing::Value_Name(config.run().routing()));
+  metrics.set_skipped_steps(static_cast<int>(report.skipped_steps));
   add_layers(metrics, shape, report);
 
   Index field = 0;

@@ -4,9 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <boost/crc.hpp>
 #include <chrono>
 
+#include "core/io/crc32c.h"
 #include "launch/environment.h"
 #include "proto/tensorboard.pb.h"
 
@@ -29,9 +29,7 @@ void append_little_endian(std::string& bytes, std::uint64_t value, int count) {
 }  // namespace
 
 std::uint32_t masked_crc32c(std::string_view bytes) {
-  boost::crc_optimal<32, 0x1EDC6F41, 0xFFFFFFFF, 0xFFFFFFFF, true, true> crc;
-  crc.process_bytes(bytes.data(), bytes.size());
-  const std::uint32_t value = crc.checksum();
+  const std::uint32_t value = crc32c(std::as_bytes(std::span(bytes.data(), bytes.size())));
   return ((value >> 15) | (value << 17)) + 0xa282ead8U;
 }
 

@@ -1,294 +1,19 @@
-#include <omp.h>
-#include <sys/stat.h>
-
-#include <fmt/format.h>
 #include <boost/program_options.hpp>
-#include <filesystem>
 #include <iostream>
+#include <optional>
 
-#include "comm/agree.h"
-#include "comm/mpi.h"
-#include "core/data/tokenizer.h"
-#include "core/device/cpu.h"
-#include "launch/append_file.h"
 #include "launch/command_line.h"
 #include "launch/commands.h"
 #include "launch/config_reader.h"
-#include "launch/config_rules.h"
-#include "launch/environment.h"
-#include "launch/memory_table.h"
-#include "launch/metrics_log.h"
-#include "launch/model_from_config.h"
-#include "launch/probe.h"
-#include "launch/progress.h"
-#include "launch/run_directory.h"
-#include "launch/run_log.h"
-#include "launch/step_metrics.h"
-#include "launch/tensorboard.h"
-#include "launch/trainer.h"
+#include "launch/training_run.h"
 
 namespace yard {
-namespace {
 
 namespace po = boost::program_options;
-namespace fs = std::filesystem;
-
-struct Options {
-  std::string config, run_dir, resume = "auto", probe;
-  std::vector<std::string> settings;
-  Index time_steps = 0;
-  std::string command;
-  /// Whether steps are all that is wanted: no run directory, no validation, no checkpoint.
-  bool only_steps() const { return time_steps > 0 || !probe.empty(); }
-};
-
-/// Strings of one rank on every rank, padded to one length.
-std::vector<std::string> gather_text(RankRuntime& runtime, const std::string& mine) {
-  constexpr Index kWords = 32;
-  Tensor part = Tensor::zeros(runtime.stream, {1, kWords}, DType::i64);
-  std::memcpy(part.raw(), mine.data(), std::min<std::size_t>(mine.size(), kWords * 8 - 1));
-  const Tensor all(runtime.stream, {runtime.size, kWords}, DType::i64);
-  runtime.world->all_gather(runtime.stream, runtime.profiler, {"setup"}, part, all).wait(runtime.stream);
-  std::vector<std::string> texts;
-  for (int rank = 0; rank < runtime.size; ++rank) texts.emplace_back(static_cast<const char*>(all.row_range(rank, 1).raw()));
-  return texts;
-}
-
-std::string broadcast_text(RankRuntime& runtime, const std::string& text) {
-  Tensor values = Tensor::zeros(runtime.stream, {512}, DType::i64);
-  std::memcpy(values.raw(), text.data(), std::min<std::size_t>(text.size(), values.bytes() - 1));
-  runtime.world->broadcast(runtime.stream, runtime.profiler, {"setup"}, values, 0).wait(runtime.stream);
-  return static_cast<const char*>(values.raw());
-}
-
-/// A run from its configuration to its last checkpoint.
-class Run {
- public:
-  Run(RankRuntime& runtime, Options options) : runtime_(runtime), options_(std::move(options)), log_(runtime.rank == 0 ? 1 : -1) {}
-
-  void train() {
-    prepare();
-    if (finished()) return;
-    set_up();
-    if (options_.only_steps()) {
-      options_.probe.empty() ? time_steps() : probe_steps();
-      return;
-    }
-    go_on_or_start();
-    const Index steps = config_.run().steps();
-    Progress progress(log_, steps, trainer_->steps_done(), config_.run().log_every());
-    while (trainer_->steps_done() < steps) one_step(progress, steps);
-    progress.finish();
-    if (!saved_) save();
-    log_.line(fmt::format("trained {} steps; the run is in {}", steps, run_dir_));
-  }
-
- private:
-  /// What can be wrong with what was given is found before anything is made, and told once.
-  void prepare() {
-    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
-      config_ = resolve(load_config(options_.config, options_.settings), runtime_.size);
-      check_trainable(config_);
-    });
-    start_watchdog(runtime_, config_.run().watchdog_seconds(), "");
-    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
-      tokenizer_ = open_tokenizer(config_.data().tokenizer());
-      check_input(tokenizer_->vocabulary() <= config_.model().vocabulary(), "model.vocabulary is ", config_.model().vocabulary(),
-                  " and data.tokenizer has ", tokenizer_->vocabulary(), " ids; set model.vocabulary=", tokenizer_->vocabulary());
-      const TokenFormat format = token_format(RunConfig::Format::Value_Name(config_.data().format()));
-      data_ = std::make_shared<TokenStream>(config_.data().train(), format, config_.model().vocabulary());
-      if (!config_.data().validation().empty()) {
-        validation_data_ = std::make_shared<TokenStream>(config_.data().validation(), format, config_.model().vocabulary());
-      }
-    });
-    if (options_.only_steps()) return;
-    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
-      if (runtime_.rank == 0) run_dir_ = make_run_directory(options_.run_dir, options_.config);
-    });
-    run_dir_ = broadcast_text(runtime_, run_dir_);
-    start_watchdog(runtime_, config_.run().watchdog_seconds(), run_dir_);
-    std::string aside;
-    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
-      if (runtime_.rank != 0) return;
-      if (options_.resume == "never") {
-        aside = set_earlier_run_aside(run_dir_);
-      } else {
-        from_ = options_.resume == "auto" ? latest_checkpoint(run_dir_ + "/checkpoints") : find_checkpoint(options_.resume);
-      }
-    });
-    from_ = broadcast_text(runtime_, from_);
-    if (!aside.empty()) log_.line("the earlier run in " + run_dir_ + " is now in " + aside);
-  }
-
-  /// Whether the checkpoint to go on from has all steps already: then nothing is written, and this is said.
-  bool finished() {
-    if (from_.empty()) return false;
-    Index done = 0;
-    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] { done = load_state(from_).step; });
-    const Index steps = config_.run().steps();
-    if (done < steps) return false;
-    log_.line(fmt::format("nothing to do: {} has {} steps done and run.steps is {}; raise run.steps to go on", from_, done, steps));
-    return true;
-  }
-
-  void set_up() {
-    threads_ = choose_threads(runtime_, config_.run().threads());
-    const bool automatic = config_.run().precision() == RunConfig::Precision::auto_;
-    compute_ = choose_precision(runtime_, config_.run().precision());
-    config_.mutable_run()->set_precision(compute_ == DType::bf16 ? RunConfig::Precision::bf16 : RunConfig::Precision::f32);
-    config_.mutable_run()->set_threads(threads_);
-    const auto hosts = gather_text(runtime_, host_name());
-    const auto cores = gather_text(runtime_, allowed_cores());
-    const MeshShape shape{static_cast<int>(config_.mesh().expert()), static_cast<int>(config_.mesh().data())};
-    mesh_ = std::make_unique<Mesh>(std::move(runtime_.world), shape);
-    resident_at_start_ = resident_bytes();
-    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {  // what does not fit the data is found alike
-      if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
-      trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_,
-                                           tokenizer_->end_of_text(), probe_ ? probe_->hooks() : TrainHooks());
-    });
-    if (validation_data_) {
-      const Index sequences = std::max<Index>(1, config_.data().global_batch() / config_.data().accumulate() / mesh_->size());
-      validation_ = std::make_unique<Validation>(validation_data_, config_.data().length(), config_.data().validation_windows(), sequences,
-                                                 tokenizer_->end_of_text(), config_.data().document_mask(), mesh_->batch_shard(),
-                                                 mesh_->batch_shards());
-    }
-    if (options_.only_steps()) return;
-    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
-      if (runtime_.rank == 0) log_.open(run_dir_);
-    });
-    RunFacts facts;
-    facts.mpi = MpiRuntime::launched() ? "Open MPI" : "none (a single process)";
-    facts.processor = processor_name();
-    facts.precision = compute_ == DType::bf16 ? "bf16" : "f32";
-    if (automatic)
-      facts.precision += compute_ == DType::bf16 ? " (auto: the processor has it in hardware)" : " (auto: no bf16 in hardware)";
-    facts.layout = fmt::format("{} ranks: expert {} x data {}", mesh_->size(), shape.expert, shape.data);
-    facts.threads = threads_;
-    facts.hosts = hosts;
-    facts.cores = cores;
-    facts.command = options_.command;
-    log_.file_line(environment_block(facts));
-    log_.line(
-        fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, facts.processor, threads_, threads_ == 1 ? "" : "s"));
-    log_.line(model_summary(shape_from_config(config_)));
-  }
-
-  void go_on_or_start() {
-    const std::string folder = run_dir_ + "/checkpoints";
-    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
-      if (!from_.empty()) {
-        trainer_->resume(from_);
-      } else if (!config_.init().checkpoint().empty()) {
-        trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
-      }
-      if (runtime_.rank != 0) return;
-      forget_metrics_after(run_dir_, trainer_->steps_done());
-      AppendFile(run_dir_ + "/config.textproto.tmp").write(to_text(config_));
-      fs::rename(run_dir_ + "/config.textproto.tmp", run_dir_ + "/config.textproto");
-      metrics_ = std::make_unique<MetricsLog>(run_dir_);
-      events_ = std::make_unique<TensorBoardWriter>(run_dir_);
-    });
-    if (!from_.empty()) log_.line(fmt::format("goes on from {} at step {}", from_, trainer_->steps_done()));
-    CheckpointWriter::Settings settings;
-    settings.folder = folder;
-    settings.keep = config_.checkpoint().keep();
-    settings.keep_every = config_.checkpoint().keep_every();
-    settings.config = to_text(config_);
-    if (config_.data().tokenizer() != "bytes") settings.attachments = {config_.data().tokenizer()};
-    checkpoints_ = std::make_unique<CheckpointWriter>(settings);
-  }
-
-  void one_step(Progress& progress, Index steps) {
-    const StepReport report = trainer_->step();
-    saved_ = false;
-    StepMetrics metrics = step_metrics(runtime_, *mesh_, config_, report);
-    const bool last = report.step == steps;
-    if (validation_ && (last || (config_.run().validate_every() > 0 && report.step % config_.run().validate_every() == 0))) {
-      const Evaluation evaluation = trainer_->validate(*validation_, *tokenizer_);
-      metrics.set_validation_loss(evaluation.loss());
-      metrics.set_bits_per_byte(evaluation.bits_per_byte());
-      log_.line(
-          fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte", report.step, evaluation.loss(), evaluation.bits_per_byte()));
-    }
-    if (runtime_.rank == 0) {
-      metrics_->append(metrics);
-      events_->write(report.step, scalars_of(metrics));
-    }
-    progress.step(report.step, report.loss, metrics.tokens_per_second(), metrics.step_seconds());
-    if (!memory_shown_) {
-      log_.line(memory_table(shape_from_config(config_), config_, compute_, peak_resident_bytes() - resident_at_start_));
-      memory_shown_ = true;
-    }
-    if (last || (config_.checkpoint().every() > 0 && report.step % config_.checkpoint().every() == 0)) save();
-  }
-
-  void save() {
-    const std::string where = trainer_->save(*checkpoints_);
-    log_.file_line("checkpoint " + where);
-    saved_ = true;
-  }
-
-  /// Times some steps, writing nothing; the first ones warm up.
-  void time_steps() {
-    const double startup = seconds_between(started_, Clock::now());
-    constexpr Index kWarmUp = 2;
-    std::vector<double> seconds;
-    for (Index i = 0; i < options_.time_steps + kWarmUp; ++i) {
-      const StepReport report = trainer_->step();
-      const StepMetrics metrics = step_metrics(runtime_, *mesh_, config_, report);
-      if (i >= kWarmUp) seconds.push_back(metrics.step_seconds());
-    }
-    if (runtime_.rank != 0) return;
-    double total = 0;
-    for (const double each : seconds) total += each;
-    const double mean = total / static_cast<double>(seconds.size());
-    const auto tokens = static_cast<double>(config_.data().global_batch() * config_.data().length());
-    std::cout
-        << fmt::format(
-               R"({{"seconds_per_step": {:.6g}, "tokens_per_second": {:.6g}, "startup_seconds": {:.3f}, "steps": {}, "precision": "{}"}})",
-               mean, tokens / mean, startup, seconds.size(), name_of(compute_))
-        << std::endl;
-  }
-
-  /// Trains from the first step to the last, writing only what verify-layout compares.
-  void probe_steps() {
-    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
-      if (!config_.init().checkpoint().empty()) trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
-    });
-    while (trainer_->steps_done() < config_.run().steps()) {
-      trainer_->step();
-      probe_->stepped(trainer_->model());
-    }
-    probe_->finish();
-  }
-
-  const Clock::time_point started_ = Clock::now();
-  RankRuntime& runtime_;
-  Options options_;
-  RunConfig config_;
-  std::unique_ptr<const Tokenizer> tokenizer_;
-  std::shared_ptr<TokenStream> data_, validation_data_;
-  std::unique_ptr<Validation> validation_;
-  std::string run_dir_;
-  std::string from_;  // the checkpoint to go on from, or empty
-  int threads_ = 1;
-  DType compute_ = DType::f32;
-  double resident_at_start_ = 0;
-  std::unique_ptr<Mesh> mesh_;
-  std::unique_ptr<Probe> probe_;  // before the trainer, which uses it
-  std::unique_ptr<Trainer> trainer_;
-  std::unique_ptr<CheckpointWriter> checkpoints_;
-  RunLog log_;
-  std::unique_ptr<MetricsLog> metrics_;
-  std::unique_ptr<TensorBoardWriter> events_;
-  bool memory_shown_ = false, saved_ = false;
-};
-
-}  // namespace
 
 int train_command(int argc, const char* const* argv) {
-  Options options;
+  TrainOptions options;
+  std::string exit_after;
   for (int i = 0; i < argc; ++i) options.command += (i == 0 ? "switchyard " : " ") + std::string(argv[i]);
   po::options_description described("Options");
   described.add_options()                                                                                            //
@@ -297,6 +22,7 @@ int train_command(int argc, const char* const* argv) {
       ("run-dir", po::value(&options.run_dir), "where the run is written; default runs/NAME-TIME")                   //
       ("resume", po::value(&options.resume)->default_value(options.resume),
        "auto: from the run directory's newest checkpoint; never; or a checkpoint")                                                       //
+      ("exit-after", po::value(&exit_after), "after this time, such as 55m, save and end with code 0, as SIGTERM and SIGUSR1 do")        //
       ("time-steps", po::value(&options.time_steps)->default_value(0), "only time this many steps, write nothing, print one JSON line")  //
       ("probe", po::value(&options.probe), "write into this folder what each step computed, for verify-layout, and nothing else")        //
       ("help-config", "print every field of the configuration with its meaning and default");
@@ -310,7 +36,9 @@ int train_command(int argc, const char* const* argv) {
     return 0;
   }
   check_input(!options.config.empty(), "train needs --config FILE, for example launch/configs/quickstart.textproto");
-  return run_on_ranks([&](RankRuntime& runtime) { Run(runtime, options).train(); });
+  // Before MPI and OpenMP make threads.
+  StopRequest stop(exit_after.empty() ? std::nullopt : std::optional(parse_duration(exit_after, "--exit-after")));
+  return run_on_ranks([&](RankRuntime& runtime) { run_training(runtime, options, stop); });
 }
 
 }  // namespace yard

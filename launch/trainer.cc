@@ -1,11 +1,17 @@
 #include "launch/trainer.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "comm/agree.h"
+#include "comm/text.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/routing.h"
+#include "launch/config_reader.h"
 #include "launch/schedule.h"
+#include "parallel/checkpoint/contents.h"
+#include "parallel/checkpoint/reader.h"
 
 namespace yard {
 namespace {
@@ -35,11 +41,33 @@ ShardedAdamW::Settings optimizer_settings(const RunConfig& config) {
   return settings;
 }
 
+/// The first logical tensors, in the order of the model, of which a value is not finite; `last` sees the last one as backward's first.
+struct BadValues {
+  std::string first, last;
+  void see(const std::string& name) {
+    if (first.empty()) first = name;
+    last = name;
+  }
+};
+
+bool finite(const Tensor& values) {
+  return with_float_type(values.dtype(), [&](auto type) {
+    for (const auto value : values.values<decltype(type)>()) {
+      if (!std::isfinite(static_cast<float>(value))) return false;
+    }
+    return true;
+  });
+}
+
 }  // namespace
 
 Trainer::Trainer(RankRuntime& runtime, Mesh& mesh, const RunConfig& config, DType compute, std::shared_ptr<const TokenStream> data,
                  std::int32_t end_of_text, TrainHooks hooks, const RouterTable& routers)
-    : runtime_(runtime), mesh_(mesh), config_(config), hooks_(std::move(hooks)) {
+    : runtime_(runtime),
+      mesh_(mesh),
+      config_(config),
+      hooks_(std::move(hooks)),
+      guard_({config.guard().spike_sigma(), config.guard().max_skips()}, {}) {
   model_ = build_model(config_, mesh_, runtime_.stream, compute, routers);
   model_.allocate(runtime_.stream, mesh_, true);
   model_.parameters->initialise(runtime_.stream, config_.init().seed());
@@ -48,42 +76,51 @@ Trainer::Trainer(RankRuntime& runtime, Mesh& mesh, const RunConfig& config, DTyp
                                               config_.init().seed());
   loader_ = std::make_unique<Loader>(std::move(data), loader_options(config_, end_of_text), mesh_.batch_shard(), mesh_.batch_shards());
   step_sums_ = Tensor(runtime_.stream, {1 + 2 * static_cast<Index>(model_.reports.size())}, DType::f64);
-  state_.mesh = mesh_.shape();
-  state_.precision = name_of(compute);
+  state_.mutable_mesh()->set_expert(mesh_.shape().expert);
+  state_.mutable_mesh()->set_data(mesh_.shape().data);
+  state_.set_precision(std::string(name_of(compute)));
+  state_.set_seed(config_.run().seed());
+  state_.set_config(to_text(config_));
 }
 
 StepReport Trainer::step() {
   const auto start = Clock::now();
   Stream& stream = runtime_.stream;
   StepReport report;
-  report.step = state_.step + 1;
-  report.learning_rate = learning_rate(config_, state_.step);
+  report.step = state_.step() + 1;
+  report.learning_rate = learning_rate(config_, state_.step());
 
   model_.parameters->zero_gradients(stream);
   model_.totals->begin_step(stream);
   ops::fill(stream, step_sums_, 0);
-  const Index targets = loader_->targets(state_.step);  // of the whole step, all ranks: the only divisor of the loss
+  const Index targets = loader_->targets(state_.step());  // of the whole step, all ranks: the only divisor of the loss
   for (Index micro = 0; micro < config_.data().accumulate(); ++micro) micro_step(micro, 1.0 / static_cast<double>(targets));
 
   Tokens none;
   Context context{stream, runtime_.profiler, none};
   context.seed = config_.run().seed();
-  context.step = state_.step;
+  context.step = state_.step();
   gradients_->finish(context);
   report.norms = gradients_->norms(context);
   sum_reports(report);
   if (hooks_.gradients) hooks_.gradients(report, *model_.parameters, *gradients_);
-  check_finite(report);
+  report.skipped = guard_.judge(report.loss, report.norms.all);
+  if (guard_.exhausted()) give_up(report);
+  if (report.skipped.empty()) {
+    const double clip = config_.optimizer().clip();
+    const double factor = clip > 0 ? std::min(1.0, clip / (report.norms.all + 1e-6)) : 1.0;
+    const Index update = state_.step() + 1 - state_.skipped_steps();
+    optimizer_->step(context, {static_cast<float>(report.learning_rate), update, static_cast<float>(factor)});
+  } else {
+    state_.set_skipped_steps(state_.skipped_steps() + 1);
+  }
+  model_.transformer->after_step(context, !report.skipped.empty());
 
-  const double clip = config_.optimizer().clip();
-  const double factor = clip > 0 ? std::min(1.0, clip / (report.norms.all + 1e-6)) : 1.0;
-  optimizer_->step(context, {static_cast<float>(report.learning_rate), state_.step + 1 - state_.skipped, static_cast<float>(factor)});
-  model_.transformer->after_step(context, false);
-
-  ++state_.step;
-  state_.consumed = loader_->first_sequence(state_.step);
-  state_.tokens += config_.data().global_batch() * config_.data().length();
-  report.tokens = state_.tokens;
+  state_.set_step(state_.step() + 1);
+  state_.set_sequences_consumed(loader_->first_sequence(state_.step()));
+  state_.set_tokens(state_.tokens() + config_.data().global_batch() * config_.data().length());
+  report.tokens = state_.tokens();
+  report.skipped_steps = state_.skipped_steps();
   report.seconds = seconds_between(start, Clock::now());
   report.tokens_per_second = static_cast<double>(config_.data().global_batch() * config_.data().length()) / report.seconds;
   report.profile = runtime_.profiler.take();
@@ -95,11 +132,11 @@ void Trainer::micro_step(Index micro, double scale) {
   Tokens tokens;
   {
     const Span span(runtime_.profiler, "data");
-    tokens = loader_->batch(stream, state_.step, micro);
+    tokens = loader_->batch(stream, state_.step(), micro);
   }
   Context context{stream, runtime_.profiler, tokens};
   context.seed = config_.run().seed();
-  context.step = state_.step;
+  context.step = state_.step();
   context.micro = micro;
   context.micros = config_.data().accumulate();
   context.totals = model_.totals.get();
@@ -162,11 +199,42 @@ void Trainer::sum_reports(StepReport& report) {
   }
 }
 
-void Trainer::check_finite(const StepReport& report) const {
-  if (std::isfinite(report.loss) && std::isfinite(report.norms.all)) return;
-  const std::string what = std::isfinite(report.loss) ? "the gradient norm" : "the loss";
-  throw AgreedError(what + " is not a finite number at step " + std::to_string(report.step) +
-                        ": training stops, nothing was updated, and the last checkpoint stays; try a lower optimizer.peak_rate or more "
+/// Says where it began, as far as values tell: collective, on the way out only.
+std::string Trainer::first_bad_values() {
+  const auto find = [&](const std::function<Tensor(std::size_t buffer, const OwnPiece&)>& values) {
+    BadValues bad;
+    const auto& buffers = model_.parameters->buffers();
+    for (std::size_t b = 0; b < buffers.size(); ++b) {
+      const Index count = gradients_->share(b).elements();
+      for (const OwnPiece& piece : pieces_of(buffers[b], static_cast<Index>(b), gradients_->first(b), count)) {
+        if (!finite(values(b, piece))) bad.see(fmt::format("{:06d} {}", buffers[b].group, piece.name));
+      }
+    }
+    BadValues all;
+    for (const std::string& each : gather_texts(mesh_.world(), runtime_.profiler, runtime_.stream, bad.first)) {
+      if (!each.empty() && (all.first.empty() || each < all.first)) all.first = each;
+    }
+    for (const std::string& each : gather_texts(mesh_.world(), runtime_.profiler, runtime_.stream, bad.last))
+      all.last = std::max(all.last, each);
+    if (!all.first.empty()) all = {all.first.substr(7), all.last.substr(7)};
+    return all;
+  };
+  const BadValues weights =
+      find([&](std::size_t b, const OwnPiece& piece) { return optimizer_->shares()[b].master.row_range(piece.in_share, piece.count); });
+  if (!weights.first.empty()) return "; a weight itself is not finite, in " + weights.first;
+  const BadValues gradients =
+      find([&](std::size_t b, const OwnPiece& piece) { return gradients_->share(b).row_range(piece.in_share, piece.count); });
+  if (gradients.first.empty()) return "; all gradients are finite";
+  return "; gradients are not finite from " + gradients.first + " to " + gradients.last + ", where backward met them first";
+}
+
+void Trainer::give_up(const StepReport& report) {
+  std::string sentence = report.skipped + " at step " + std::to_string(report.step);
+  if (guard_.settings().max_skips > 0)
+    sentence += fmt::format(", after {} skipped updates in a row, guard.max_skips", guard_.settings().max_skips);
+  if (!std::isfinite(report.loss) || !std::isfinite(report.norms.all)) sentence += first_bad_values();
+  throw AgreedError(sentence +
+                        "; training stops, nothing was updated, and the last checkpoint stays: try a lower optimizer.peak_rate or more "
                         "optimizer.warmup_steps",
                     1, mesh_.rank() == 0);
 }
@@ -181,24 +249,40 @@ std::vector<State*> Trainer::states() {
   return pointers;
 }
 
-std::string Trainer::save(CheckpointWriter& writer) {
-  Tokens none;
-  Context context{runtime_.stream, runtime_.profiler, none};
-  return writer.save(context, mesh_, *model_.parameters, states(), *optimizer_, state_);
+void Trainer::save(CheckpointWriter& writer) {
+  const Tokens none;
+  Context context = outside_of_steps(none);
+  const auto recent = guard_.recent();
+  state_.mutable_recent_norms()->Assign(recent.begin(), recent.end());
+  writer.save(context, mesh_, *model_.parameters, states(), *optimizer_, state_);
+}
+
+void Trainer::finish(CheckpointWriter& writer) {
+  const Tokens none;
+  Context context = outside_of_steps(none);
+  writer.finish(context, mesh_);
 }
 
 void Trainer::resume(const std::string& checkpoint) {
-  const TrainingState from = load_state(checkpoint);
-  check_input(from.precision == state_.precision, "the checkpoint ", checkpoint, " was trained in ", from.precision, ", this run is in ",
-              state_.precision, "; set run.precision=", from.precision, ", or start from its weights with init.checkpoint");
-  load_model(runtime_.stream, checkpoint, *model_.parameters, states(), nullptr);
-  load_optimizer(runtime_.stream, checkpoint, mesh_, *optimizer_);
-  state_ = from;
-  loader_->resume(state_.step, state_.consumed);
+  const CheckpointState from = read_state(checkpoint);
+  const std::string damage = damage_of(checkpoint, from, false);
+  check_input(damage.empty(), "the checkpoint ", checkpoint, " is damaged: ", damage);
+  check_input(from.precision() == state_.precision(), "the checkpoint ", checkpoint, " was trained in ", from.precision(),
+              ", this run is in ", state_.precision(), "; set run.precision=", from.precision(),
+              ", or start from its weights with init.checkpoint");
+  load_model(runtime_.stream, checkpoint, *model_.parameters, states(), config_.model().experts(), config_.model().tied_output(), nullptr);
+  load_optimizer(checkpoint, from, *model_.parameters, mesh_, *optimizer_);
+  state_.set_step(from.step());
+  state_.set_tokens(from.tokens());
+  state_.set_sequences_consumed(from.sequences_consumed());
+  state_.set_skipped_steps(from.skipped_steps());
+  guard_ = Guard(guard_.settings(), {from.recent_norms().begin(), from.recent_norms().end()});
+  loader_->resume(state_.step(), state_.sequences_consumed());
 }
 
 void Trainer::start_from(const std::string& checkpoint) {
-  load_model(runtime_.stream, checkpoint, *model_.parameters, states(), optimizer_.get());
+  load_model(runtime_.stream, checkpoint, *model_.parameters, states(), config_.model().experts(), config_.model().tied_output(),
+             optimizer_.get());
 }
 
 }  // namespace yard

@@ -8,8 +8,9 @@
 #include "core/data/loader.h"
 #include "launch/builder.h"
 #include "launch/evaluation.h"
+#include "launch/guard.h"
 #include "launch/runtime.h"
-#include "parallel/checkpoint.h"
+#include "parallel/checkpoint/writer.h"
 #include "parallel/gradients.h"
 #include "parallel/sharded_adamw.h"
 
@@ -22,6 +23,8 @@ struct StepReport {
   double loss = 0, balance_loss = 0, z_loss = 0;
   GradientReducer::Norms norms;  // before clipping
   double learning_rate = 0;
+  std::string skipped;      // why the guard dropped the update; empty when it was done
+  Index skipped_steps = 0;  // of the whole run so far
   double seconds = 0;
   double tokens_per_second = 0;
   double dropped_fraction = 0;
@@ -44,18 +47,20 @@ class Trainer {
   Trainer(RankRuntime&, Mesh&, const RunConfig& resolved, DType compute, std::shared_ptr<const TokenStream> data, std::int32_t end_of_text,
           TrainHooks hooks = {}, const RouterTable& routers = default_routers());
 
-  /// One optimizer step. Throws AgreedError when the loss or the gradient is not finite; nothing has been updated then.
+  /// One optimizer step. Throws AgreedError when the guard has dropped more updates in a row than it may; nothing has been updated then.
   StepReport step();
   /// How well the model predicts the windows of `data`.
   Evaluation validate(const Validation& data, const Tokenizer& tokenizer);
 
-  Index steps_done() const noexcept { return state_.step; }
-  const TrainingState& state() const noexcept { return state_; }
+  Index steps_done() const noexcept { return state_.step(); }
   Model& model() noexcept { return model_; }
   const Loader& loader() const noexcept { return *loader_; }
 
-  std::string save(CheckpointWriter&);
-  /// Goes on where a checkpoint was written.
+  /// Takes a checkpoint of the run as it is now.
+  void save(CheckpointWriter&);
+  /// Waits until the last one is written.
+  void finish(CheckpointWriter&);
+  /// Goes on where a checkpoint was written, whatever its layout was.
   void resume(const std::string& checkpoint);
   /// Takes a checkpoint's weights only.
   void start_from(const std::string& checkpoint);
@@ -63,7 +68,9 @@ class Trainer {
  private:
   void micro_step(Index micro, double scale);
   void sum_reports(StepReport&);
-  void check_finite(const StepReport&) const;
+  [[noreturn]] void give_up(const StepReport&);
+  std::string first_bad_values();
+  Context outside_of_steps(const Tokens& none) { return Context{runtime_.stream, runtime_.profiler, none}; }
   std::vector<State*> states();
 
   RankRuntime& runtime_;
@@ -74,7 +81,8 @@ class Trainer {
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<GradientReducer> gradients_;
   std::unique_ptr<ShardedAdamW> optimizer_;
-  TrainingState state_;
+  Guard guard_;
+  CheckpointState state_;
   Tensor step_sums_;  // (1 + 2 x MoE layers) f64: nats / targets; then balance and z of each layer
 };
 

@@ -152,7 +152,7 @@ std::string in_words(const RoutingFlip& flip) {
   return fmt::format("step {}, layer {}, {} token{}", flip.step, flip.layer, flip.tokens, flip.tokens == 1 ? "" : "s");
 }
 
-std::vector<std::string> row_of(const std::string& name, const LayoutComparison& result) {
+std::vector<std::string> row_of(const std::string& name, const LayoutComparison& result, double after_flip) {
   const auto number = [](const Worst& worst) { return worst.value == 0 ? std::string("0") : fmt::format("{:.1e}", worst.value); };
   return {name,
           std::to_string(result.steps),
@@ -163,9 +163,9 @@ std::vector<std::string> row_of(const std::string& name, const LayoutComparison&
           number(result.expert),
           result.counts ? fmt::format("differ from step {}", *result.counts) : "equal",
           result.flip ? in_words(*result.flip) : "none",
-          !result.broken.empty() ? "differs"
-          : result.flip          ? "agrees (loss bound 1e-4 from the flip on)"
-                                 : "agrees",
+          !result.broken.empty() ? std::string("differs")
+          : result.flip          ? fmt::format("agrees (loss bound {:.0e} from the flip on)", after_flip)
+                                 : std::string("agrees"),
           number(result.checksum) + (result.checksum.value == 0 ? "" : " " + result.checksum.where)};
 }
 
@@ -218,8 +218,9 @@ class Verification {
     for (const Layout& layout : layouts_) check_layout(options_, common_, layout);
     const RunConfig config = load_config(options_.config, common_);
     const std::string precision = RunConfig::Precision::Value_Name(config.run().precision());
+    bounds_ = bounds_in(precision == "f32" ? DType::f32 : DType::bf16);
     std::cout << fmt::format("{} step{} in each layout (expert x data), precision {}{}, {} thread{} a rank", options_.steps,
-                             options_.steps == 1 ? "" : "s", precision, precision == "f32" ? "" : " (the bounds are those of f32)",
+                             options_.steps == 1 ? "" : "s", precision, precision == "f32" ? "" : " (the bounds are those of bf16)",
                              config.run().threads(), config.run().threads() == 1 ? "" : "s")
               << std::endl;
 
@@ -257,9 +258,9 @@ class Verification {
     const auto steps = read_probe_steps(probe, layout.ranks());
     RoutingReader reference(folder_.run("reference"), layouts_.front().ranks());
     RoutingReader other(probe, layout.ranks());
-    LayoutComparison result = compare_layouts(steps_, steps, first_flip(reference, other));
+    LayoutComparison result = compare_layouts(steps_, steps, first_flip(reference, other), bounds_);
     if (!same) result.broken.push_back("the same layout gave other bits the second time");
-    rows_.push_back(row_of(name, result));
+    rows_.push_back(row_of(name, result, bounds_.loss_after_flip));
     json entry = to_json(name, result);
     entry["curve"] = curve_of(steps);
     json_["layouts"].push_back(entry);
@@ -276,13 +277,12 @@ class Verification {
                                                               broken_.size() == 1 ? " is" : "s are");
     std::cout << verdict << std::endl;
     if (!options_.json_file.empty()) {
-      const LayoutBounds bounds;
       json_["steps"] = options_.steps;
-      json_["bounds"] = {{"loss", bounds.loss},
-                         {"loss_after_flip", bounds.loss_after_flip},
-                         {"norm", bounds.norm},
-                         {"gradient_checksum", bounds.checksum},
-                         {"gap", bounds.gap}};
+      json_["bounds"] = {{"loss", bounds_.loss},
+                         {"loss_after_flip", bounds_.loss_after_flip},
+                         {"norm", bounds_.norm},
+                         {"gradient_checksum", bounds_.checksum},
+                         {"gap", bounds_.gap}};
       json_["agrees"] = broken_.empty();
       json_["verdict"] = verdict;
       FileWriter file(options_.json_file);
@@ -296,6 +296,7 @@ class Verification {
   std::vector<Layout> layouts_;
   std::vector<std::string> common_;
   ProbeFolder folder_;
+  LayoutBounds bounds_;
   std::vector<ProbeStep> steps_;  // of the first layout
   std::vector<std::vector<std::string>> rows_ = {{"layout", "steps", "loss", "balance", "dense norm", "router norm", "expert norm",
                                                   "tokens per expert", "first flip", "verdict", "gradient checksum"}};

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/io/crc32c.h"
 
 namespace yard {
 
@@ -95,6 +96,7 @@ void FileWriter::flush() {
 void FileWriter::write(std::span<const std::byte> bytes) {
   check(static_cast<bool>(descriptor_), "cannot write ", path_, ": it is already closed");
   written_ += bytes.size();
+  checksum_ = crc32c(bytes, checksum_);
   if (buffer_.size() + bytes.size() > kBufferBytes) flush();
   if (bytes.size() > kBufferBytes) {
     put(bytes);

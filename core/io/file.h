@@ -65,6 +65,8 @@ class FileWriter {
 
   const std::string& path() const noexcept { return path_; }
   std::uint64_t written() const noexcept { return written_; }
+  /// CRC-32C of all that was written.
+  std::uint32_t checksum() const noexcept { return checksum_; }
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
   template <class T>
@@ -81,6 +83,7 @@ class FileWriter {
   FileDescriptor descriptor_;
   std::vector<std::byte> buffer_;
   std::uint64_t written_ = 0;
+  std::uint32_t checksum_ = 0;
 };
 
 /// Renames a finished file over another one; throws Error.

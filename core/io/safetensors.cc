@@ -280,6 +280,13 @@ void SafetensorsReader::read_into(std::string_view name, Index first, const Tens
   const Index rows = width == 0 ? 0 : out.elements() / width;
   check(first >= 0 && rows * width == out.elements() && first <= from.length() && rows <= from.length() - first, "a tensor of shape ",
         out.shape().text(), " cannot hold rows from ", first, " of tensor '", name, "' of shape ", from.shape_text(), " in ", path());
+  read_elements(name, first * width, out);
+}
+
+void SafetensorsReader::read_elements(std::string_view name, Index first, const Tensor& out) const {
+  const SafetensorsEntry& from = entry(name);
+  check(first >= 0 && first <= from.elements() && out.elements() <= from.elements() - first, "", out.elements(), " elements from ", first,
+        " are outside of tensor '", name, "' of shape ", from.shape_text(), " in ", path());
   const bool known = with_stored_type(from.dtype, [&](auto stored) {
     using Stored = decltype(stored);
     with_type(out.dtype(), [&](auto wanted) {
@@ -289,7 +296,7 @@ void SafetensorsReader::read_into(std::string_view name, Index first, const Tens
       } else {
         std::vector<std::byte> piece;
         auto* target = out.data<Wanted>();
-        std::uint64_t offset = data_ + from.begin + static_cast<std::uint64_t>(first * width) * sizeof(Stored);
+        std::uint64_t offset = data_ + from.begin + static_cast<std::uint64_t>(first) * sizeof(Stored);
         std::uint64_t left = static_cast<std::uint64_t>(out.elements()) * sizeof(Stored);
         if constexpr (std::is_same_v<Stored, Wanted>) {
           file_.read(offset, {reinterpret_cast<std::byte*>(target), left});

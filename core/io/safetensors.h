@@ -49,6 +49,8 @@ class SafetensorsReader {
   Tensor read_rows(Stream& stream, std::string_view name, Index first, Index count, DType wanted) const;
   /// Fills `out`, in its dtype, with its number of rows from row `first`; the shapes of a row must agree in size.
   void read_into(std::string_view name, Index first, const Tensor& out) const;
+  /// Fills `out`, in its dtype, with its number of elements from element `first` of the flat values.
+  void read_elements(std::string_view name, Index first, const Tensor& out) const;
 
  private:
   const SafetensorsEntry* find(std::string_view name) const;
@@ -70,6 +72,9 @@ class SafetensorsWriter {
   void write(const Tensor& rows);
   /// Every declared byte has been written: brings the file to the disk. Without it nothing is left behind.
   void finish();
+  /// Of the file as far as it is written: bytes, and CRC-32C.
+  std::uint64_t written() const noexcept { return file_.written(); }
+  std::uint32_t checksum() const noexcept { return file_.checksum(); }
 
  private:
   FileWriter file_;

@@ -23,12 +23,19 @@ Grouped group_by(Stream& stream, const Tensor& key, Index keys) {
 }
 
 Tensor gather_rows(Stream& stream, const Tensor& x, const Tensor& index) {
+  const Index count = index.elements();
+  const Tensor y(stream, x.shape().rank() == 1 ? Shape{count} : Shape{count, x.cols()}, x.dtype());
+  gather_rows(stream, x, index, y);
+  return y;
+}
+
+void gather_rows(Stream& stream, const Tensor& x, const Tensor& index, const Tensor& y) {
   check_i32(index, "the index of gather_rows");
   check(x.shape().rank() == 1 || x.shape().rank() == 2, "gather_rows takes a vector or a matrix, got ", x.shape());
-  const Index count = index.elements();
-  Tensor y(stream, x.shape().rank() == 1 ? Shape{count} : Shape{count, x.cols()}, x.dtype());
+  check(y.length() == index.elements() && y.dtype() == x.dtype() && y.shape().rank() == x.shape().rank() &&
+            (x.shape().rank() == 1 || y.cols() == x.cols()),
+        "", index.elements(), " rows of ", name_of(x.dtype()), " ", x.shape(), " do not fit into ", name_of(y.dtype()), " ", y.shape());
   dispatch(stream.device(), [&](auto on) { kernels::gather_rows(on, stream, x, index, y); });
-  return y;
 }
 
 void combine_rows(Stream& stream, const Tensor& rows, const Tensor& position, const Grouped& by_token, const Tensor& y) {

@@ -14,6 +14,7 @@ Grouped group_by(Stream&, const Tensor& key, Index keys);
 
 /// y[i] = x[index[i]]; an index outside of x throws.               x: (N, C) or (N), any dtype  index: (M) i32  y: (M, C) or (M)
 Tensor gather_rows(Stream&, const Tensor& x, const Tensor& index);
+void gather_rows(Stream&, const Tensor& x, const Tensor& index, const Tensor& y);
 
 /// y[n] += sum, in the order of the list, of rows[position[s]] over the slots s of token n; slots with position -1 hold nothing. f32 sums.
 /// The transpose of gathering: the slots of token n are by_token.order[by_token.offsets[n], by_token.offsets[n + 1]).

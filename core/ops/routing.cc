@@ -133,13 +133,6 @@ void invert(Stream& stream, const Tensor& order, const Tensor& inverse) {
   dispatch(stream.device(), [&](auto on) { kernels::invert(on, stream, order, inverse); });
 }
 
-void take(Stream& stream, const Tensor& from, const Tensor& index, const Tensor& to) {
-  check(index.elements() == to.length() && from.dtype() == to.dtype() && from.shape().rank() == to.shape().rank() &&
-            (from.shape().rank() == 1 || from.cols() == to.cols()),
-        "cannot take ", index.elements(), " entries of ", from.shape(), " into ", to.shape());
-  dispatch(stream.device(), [&](auto on) { kernels::take(on, stream, from, index, to); });
-}
-
 void add_counts(Stream& stream, const Tensor& counts, const Tensor& into) {
   check(counts.elements() == into.elements(), "counts ", counts.shape(), " cannot be added to ", into.shape());
   dispatch(stream.device(), [&](auto on) { kernels::add_counts(on, stream, counts, into); });
@@ -365,17 +358,6 @@ void invert(Cpu, Stream&, const Tensor& order, const Tensor& inverse) {
   std::fill(values.begin(), values.end(), -1);
   const auto sources = order.values<std::int32_t>();
   for (std::size_t i = 0; i < sources.size(); ++i) values[static_cast<std::size_t>(sources[i])] = static_cast<std::int32_t>(i);
-}
-
-void take(Cpu, Stream&, const Tensor& from, const Tensor& index, const Tensor& to) {
-  const std::size_t bytes = to.length() == 0 ? 0 : to.bytes() / static_cast<std::size_t>(to.length());
-  const auto* source = static_cast<const std::byte*>(from.raw());
-  auto* target = static_cast<std::byte*>(to.raw());
-#pragma omp parallel for schedule(static) if (to.bytes() > 65536)
-  for (Index i = 0; i < to.length(); ++i) {
-    std::memcpy(target + static_cast<std::size_t>(i) * bytes, source + static_cast<std::size_t>(index.data<std::int32_t>()[i]) * bytes,
-                bytes);
-  }
 }
 
 void add_counts(Cpu, Stream&, const Tensor& counts, const Tensor& into) {

@@ -63,8 +63,6 @@ void count_up(Stream&, const Tensor& x, Index first);
 void count_slots(Stream&, const Tensor& x, Index k);
 /// inverse[order[i]] = i; entries that `order` does not name become -1.                    order: (M) i32  inverse: (S) i32
 void invert(Stream&, const Tensor& order, const Tensor& inverse);
-/// to[i] = from[index[i]], whole entries of the first axis of any dtype.                    from: (S, ...)  index: (M) i32  to: (M, ...)
-void take(Stream&, const Tensor& from, const Tensor& index, const Tensor& to);
 /// into += counts.                                                                          both: the same number of i64
 void add_counts(Stream&, const Tensor& counts, const Tensor& into);
 
@@ -91,7 +89,6 @@ void sigmoid_backward(Cpu, Stream&, const Tensor& dy, const Tensor& y, const Ten
 void count_up(Cpu, Stream&, const Tensor& x, Index first);
 void count_slots(Cpu, Stream&, const Tensor& x, Index k);
 void invert(Cpu, Stream&, const Tensor& order, const Tensor& inverse);
-void take(Cpu, Stream&, const Tensor& from, const Tensor& index, const Tensor& to);
 void add_counts(Cpu, Stream&, const Tensor& counts, const Tensor& into);
 
 void choice_weights(Cuda, Stream&, const Tensor& p, const Tensor& choice, bool normalize, float scale, const Tensor& weight);
@@ -116,7 +113,6 @@ void sigmoid_backward(Cuda, Stream&, const Tensor& dy, const Tensor& y, const Te
 void count_up(Cuda, Stream&, const Tensor& x, Index first);
 void count_slots(Cuda, Stream&, const Tensor& x, Index k);
 void invert(Cuda, Stream&, const Tensor& order, const Tensor& inverse);
-void take(Cuda, Stream&, const Tensor& from, const Tensor& index, const Tensor& to);
 void add_counts(Cuda, Stream&, const Tensor& counts, const Tensor& into);
 }  // namespace kernels
 

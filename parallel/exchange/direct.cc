@@ -83,10 +83,9 @@ std::unique_ptr<ExchangePlan> DirectExchange::plan(Context& context, const Routi
   }
 
   plan->slot = by_expert.order.row_range(0, plan->leaving);
-  plan->token = Tensor(stream, {plan->leaving}, DType::i32);
   plan->position = Tensor(stream, routing.expert.shape(), DType::i32);
   ops::invert(stream, plan->slot, plan->position);
-  ops::take(stream, routing.token, plan->slot, plan->token);
+  plan->token = ops::gather_rows(stream, routing.token, plan->slot);
   plan->by_token = ops::group_by(stream, routing.token, tokens);
   if (ranks > 1 && local_ > 1) {
     plan->regroup = regrouping(stream, arriving_counts.values<std::int64_t>(), ranks, local_, plan->arriving);
@@ -121,20 +120,12 @@ Arriving DirectExchange::send(Context& context, std::string_view phase, const Ex
     arriving.work = Work::then(stream, std::move(arriving.work),
                                [moved = std::make_shared<Work>(std::move(moved)), landed, arrived, order = plan.regroup](Stream& on) {
                                  moved->wait(on);
-                                 ops::take(on, landed, order, arrived);
+                                 ops::gather_rows(on, landed, order, arrived);
                                });
   };
   ship(ops::gather_rows(stream, x, plan.token), arriving.rows);
-  if (weight.defined()) {
-    Tensor leaving(stream, {plan.leaving});
-    ops::take(stream, weight, plan.slot, leaving);
-    ship(leaving, arriving.weight);
-  }
-  if (key.defined()) {
-    Tensor leaving(stream, {plan.leaving}, DType::i64);
-    ops::take(stream, key, plan.token, leaving);
-    ship(leaving, arriving.key);
-  }
+  if (weight.defined()) ship(ops::gather_rows(stream, weight, plan.slot), arriving.weight);
+  if (key.defined()) ship(ops::gather_rows(stream, key, plan.token), arriving.key);
   return arriving;
 }
 
@@ -153,11 +144,7 @@ Work DirectExchange::home(Context& context, std::string_view phase, const Exchan
     return Work::then(stream, {}, [finish, rows, scalar](Stream& on) { finish(on, rows, scalar); });
   }
   const auto ship = [&](const Tensor& grouped, Tensor& returned) {
-    Tensor leaving = grouped;
-    if (plan.ungroup.defined()) {
-      leaving = Tensor(stream, grouped.shape(), grouped.dtype());
-      ops::take(stream, grouped, plan.ungroup, leaving);
-    }
+    const Tensor leaving = plan.ungroup.defined() ? ops::gather_rows(stream, grouped, plan.ungroup) : grouped;
     std::array<Index, 2> extents = {plan.leaving, leaving.cols()};
     returned =
         Tensor(stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(leaving.shape().rank()))), leaving.dtype());

@@ -27,8 +27,9 @@ TEST(Generate, GreedyTokensAreEqualOnOneAndTwoRanks) {
   {
     TrainerRig trainer(config, std::make_shared<TokenStream>(ids, "three phrases"));
     while (trainer->steps_done() < 40) trainer->step();
-    CheckpointWriter writer = writer_into(folder.path(), config);
-    where = trainer->save(writer);
+    CheckpointWriter writer(writer_settings(folder.path(), config));
+    trainer->save(writer);
+    where = writer.newest();
   }
   std::ofstream(folder / "prompts") << "the exp\na\nhome again it\n";
   const std::string arguments = std::string(YARD_BINARY) + " generate --checkpoint " + where + " --prompts " + (folder / "prompts") +

@@ -43,8 +43,9 @@ After six_steps(Communicator& world, const RunConfig& config, MeshShape shape, c
   {
     TrainerRig trainer(world, config, data, shape);
     steps(trainer, 3);
-    CheckpointWriter writer = writer_into(folder, config);
-    where = trainer->save(writer);
+    CheckpointWriter writer(writer_settings(folder, config));
+    trainer->save(writer);
+    where = writer.newest();
   }
   TrainerRig again(world, config, data, shape);
   again->resume(where);
@@ -93,8 +94,9 @@ TEST(Checkpoint, IsReadByEveryLayout) {
   {
     TrainerRig trainer(config, data);
     trainer->step();
-    CheckpointWriter writer = writer_into(folder.path(), config);
-    where = trainer->save(writer);
+    CheckpointWriter writer(writer_settings(folder.path(), config));
+    trainer->save(writer);
+    where = writer.newest();
     written = trainer.values();
   }
   EXPECT_EQ(latest_checkpoint(folder.path()), where);

@@ -2,8 +2,8 @@
 
 #include <omp.h>
 
-#include "launch/config_reader.h"
 #include "launch/config_rules.h"
+#include "parallel/checkpoint/families.h"
 
 namespace yard::test {
 
@@ -51,11 +51,11 @@ std::map<std::string, std::vector<double>> TrainerRig::values() {
   return result;
 }
 
-CheckpointWriter writer_into(const std::string& folder, const RunConfig& config) {
+CheckpointWriter::Settings writer_settings(const std::string& folder, const RunConfig& config) {
   CheckpointWriter::Settings settings;
   settings.folder = folder;
-  settings.config = to_text(config);
-  return CheckpointWriter(settings);
+  settings.texts = {{"config.json", hugging_face_config(resolve(config, 1), DType::f32, 256)}};
+  return settings;
 }
 
 LayoutRun run_layout(const RunConfig& unresolved, const std::shared_ptr<const TokenStream>& data, MeshShape shape, Index steps) {

@@ -36,8 +36,8 @@ class TrainerRig {
   std::unique_ptr<Trainer> trainer_;
 };
 
-/// Writes checkpoints of a run of this configuration into a folder.
-CheckpointWriter writer_into(const std::string& folder, const RunConfig& config);
+/// For checkpoints of a run of this configuration in a folder.
+CheckpointWriter::Settings writer_settings(const std::string& folder, const RunConfig& unresolved);
 
 /// What a run on a layout did: reports of its steps, and the values of all parameters at the end, wherever they lie.
 struct LayoutRun {

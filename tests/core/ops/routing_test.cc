@@ -266,10 +266,6 @@ TEST(Routing, SmallMovesAreExact) {
   const Tensor inverse(cpu(), {5}, DType::i32);
   ops::invert(cpu(), order, inverse);
   EXPECT_EQ(to_f64(inverse), (Values{1, -1, 2, -1, 0}));
-  const Tensor from = random_tensor({5, 3}, 1);
-  const Tensor to(cpu(), {3, 3});
-  ops::take(cpu(), from, order, to);
-  for (Index i = 0; i < 3; ++i) expect_same_bits(to.row_range(i, 1), from.row_range(order.data<std::int32_t>()[i], 1), "row");
   const Tensor slots(cpu(), {6}, DType::i32);
   ops::count_slots(cpu(), slots, 3);
   EXPECT_EQ(to_f64(slots), (Values{0, 0, 0, 1, 1, 1}));

@@ -1,0 +1,66 @@
+#include "launch/checkpoint_config.h"
+
+#include <filesystem>
+
+#include "core/io/file.h"
+#include "launch/config_reader.h"
+#include "parallel/checkpoint/folder.h"
+
+namespace yard {
+
+namespace fs = std::filesystem;
+
+namespace {
+constexpr const char* kTokenizerFile = "tokenizer.model";
+}  // namespace
+
+HuggingFaceConfig config_of_checkpoint(const std::string& folder) {
+  if (!fs::exists(fs::path(folder) / "state.json")) return read_hugging_face_config(folder);
+  HuggingFaceConfig result;
+  result.config = parse_config(read_state(folder).config(), folder + "/state.json");
+  return result;
+}
+
+std::string tokenizer_of_checkpoint(const std::string& folder, const RunConfig& config) {
+  const fs::path file = fs::path(folder) / kTokenizerFile;
+  if (fs::exists(file)) return file.string();
+  return config.data().has_tokenizer() ? config.data().tokenizer() : std::string();  // of a run whose tokenizer has no file: bytes
+}
+
+std::unique_ptr<const Tokenizer> open_tokenizer_of(const std::string& folder, const RunConfig& config) {
+  const std::string name = tokenizer_of_checkpoint(folder, config);
+  check_input(!name.empty(), "", folder, " has no ", kTokenizerFile,
+              fs::exists(fs::path(folder) / "tokenizer.json") ? ", only a tokenizer.json, which is not read here" : "",
+              ": put the SentencePiece model of its tokenizer beside the weights under that name, or work with token ids (eval --ids)");
+  return open_tokenizer(name);
+}
+
+RunConfig with_initial_checkpoint(RunConfig given) {
+  if (given.init().checkpoint().empty()) return given;
+  const std::string folder = find_checkpoint(given.init().checkpoint());
+  const HuggingFaceConfig from = config_of_checkpoint(folder);
+  RunConfig config = given;
+  *config.mutable_model() = from.config.model();
+  // Of the batch that it was trained with, not of the model.
+  config.mutable_model()->mutable_router()->clear_group_sequences();
+  config.mutable_model()->MergeFrom(given.model());
+  if (!given.losses().has_balance() && from.config.losses().has_balance() && !fs::exists(fs::path(folder) / "state.json"))
+    config.mutable_losses()->set_balance(from.config.losses().balance());
+  if (!given.data().has_tokenizer()) {
+    if (const std::string tokenizer = tokenizer_of_checkpoint(folder, from.config); !tokenizer.empty())
+      config.mutable_data()->set_tokenizer(tokenizer);
+  }
+  check_input(from.window == 0 || from.window >= config.data().length(), "the model in ", folder, " attends to the last ", from.window,
+              " tokens only (sliding_window), which is not supported for a data.length of ", config.data().length(),
+              ": set data.length to at most ", from.window);
+  return config;
+}
+
+std::map<std::string, std::string> checkpoint_texts(const RunConfig& config, DType weights, const Tokenizer& tokenizer) {
+  std::map<std::string, std::string> texts = {{"config.json", hugging_face_config(config, weights, tokenizer.end_of_text())},
+                                              {"generation_config.json", hugging_face_generation_config(tokenizer.end_of_text())}};
+  if (config.data().tokenizer() != "bytes") texts[kTokenizerFile] = MappedFile(config.data().tokenizer()).text();
+  return texts;
+}
+
+}  // namespace yard

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/data/tokenizer.h"
+#include "core/tensor/dtype.h"
+#include "parallel/checkpoint/families.h"
+#include "proto/config.pb.h"
+
+namespace yard {
+
+/// What a checkpoint's folder says of its model: the resolved configuration of the run that wrote it, or what config.json of a Hugging Face
+/// directory says, not resolved.
+HuggingFaceConfig config_of_checkpoint(const std::string& folder);
+
+/// What turns text into the model's ids: "bytes", or a file in the folder; empty when there is none that can be read.
+std::string tokenizer_of_checkpoint(const std::string& folder, const RunConfig& config);
+/// The same, opened. Throws InputError that says what the folder has instead.
+std::unique_ptr<const Tokenizer> open_tokenizer_of(const std::string& folder, const RunConfig& config);
+
+/// A configuration with init.checkpoint: the fields of `model` that it does not give are the checkpoint's, and so is the tokenizer.
+/// Throws InputError for what the checkpoint asks for and is not supported.
+RunConfig with_initial_checkpoint(RunConfig given);
+
+/// The small files of a checkpoint, by name: config.json, generation_config.json, the tokenizer's.
+std::map<std::string, std::string> checkpoint_texts(const RunConfig& resolved, DType weights, const Tokenizer&);
+
+}  // namespace yard

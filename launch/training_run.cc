@@ -1,0 +1,310 @@
+#include "launch/training_run.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <iostream>
+
+#include "comm/agree.h"
+#include "comm/mpi.h"
+#include "comm/text.h"
+#include "core/data/tokenizer.h"
+#include "core/device/cpu.h"
+#include "core/ops/matmul.h"
+#include "launch/append_file.h"
+#include "launch/checkpoint_config.h"
+#include "launch/config_reader.h"
+#include "launch/config_rules.h"
+#include "launch/environment.h"
+#include "launch/memory_table.h"
+#include "launch/metrics_log.h"
+#include "launch/model_from_config.h"
+#include "launch/probe.h"
+#include "launch/progress.h"
+#include "launch/run_directory.h"
+#include "launch/run_log.h"
+#include "launch/step_metrics.h"
+#include "launch/tensorboard.h"
+#include "launch/trainer.h"
+
+namespace yard {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A run from its configuration to its last checkpoint.
+class Run {
+ public:
+  Run(RankRuntime& runtime, const TrainOptions& options, StopRequest& stop)
+      : runtime_(runtime), options_(options), stop_(stop), log_(runtime.rank == 0 ? 1 : -1) {}
+
+  void train() {
+    prepare();
+    if (finished()) return;
+    set_up();
+    if (options_.only_steps()) {
+      options_.probe.empty() ? time_steps() : probe_steps();
+      return;
+    }
+    go_on_or_start();
+    const Index steps = config_.run().steps();
+    Progress progress(log_, steps, trainer_->steps_done(), config_.run().log_every());
+    int stopped = 0;
+    while (trainer_->steps_done() < steps && stopped == 0) stopped = one_step(progress, steps);
+    progress.finish();
+    if (!saved_) trainer_->save(*checkpoints_);
+    trainer_->finish(*checkpoints_);
+    log_.file_line("checkpoint " + checkpoints_->newest());
+    if (trainer_->steps_done() >= steps) {
+      log_.line(fmt::format("trained {} steps; the run is in {}", steps, run_dir_));
+    } else {
+      log_.line(fmt::format("{}: stopped after step {} of {}; the same command with --run-dir {} goes on from {}",
+                            StopRequest::reason(stopped), trainer_->steps_done(), steps, run_dir_, checkpoints_->newest()));
+    }
+  }
+
+ private:
+  /// What can be wrong with what was given is found before anything is made, and told once.
+  void prepare() {
+    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
+      config_ = resolve(with_initial_checkpoint(load_config(options_.config, options_.settings)), runtime_.size);
+      check_trainable(config_);
+    });
+    start_watchdog(runtime_, config_.run().watchdog_seconds(), "");
+    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
+      tokenizer_ = open_tokenizer(config_.data().tokenizer());
+      check_input(tokenizer_->vocabulary() <= config_.model().vocabulary(), "model.vocabulary is ", config_.model().vocabulary(),
+                  " and data.tokenizer has ", tokenizer_->vocabulary(), " ids; set model.vocabulary=", tokenizer_->vocabulary());
+      const TokenFormat format = token_format(RunConfig::Format::Value_Name(config_.data().format()));
+      data_ = std::make_shared<TokenStream>(config_.data().train(), format, config_.model().vocabulary());
+      if (!config_.data().validation().empty()) {
+        validation_data_ = std::make_shared<TokenStream>(config_.data().validation(), format, config_.model().vocabulary());
+      }
+    });
+    if (options_.only_steps()) return;
+    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
+      if (runtime_.rank == 0) run_dir_ = make_run_directory(options_.run_dir, options_.config);
+    });
+    run_dir_ = broadcast_text(*runtime_.world, runtime_.profiler, runtime_.stream, run_dir_);
+    start_watchdog(runtime_, config_.run().watchdog_seconds(), run_dir_);
+    std::vector<std::string> words;
+    if (options_.resume == "auto") {
+      from_ = newest_intact_checkpoint(*runtime_.world, runtime_.profiler, runtime_.stream, run_dir_ + "/checkpoints", words);
+    }
+    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
+      if (runtime_.rank != 0 || options_.resume == "auto") return;
+      if (options_.resume == "never") {
+        const std::string aside = set_earlier_run_aside(run_dir_);
+        if (!aside.empty()) words.push_back("the earlier run in " + run_dir_ + " is now in " + aside);
+      } else {
+        from_ = find_checkpoint(options_.resume);
+      }
+    });
+    from_ = broadcast_text(*runtime_.world, runtime_.profiler, runtime_.stream, from_);
+    for (const std::string& line : words) log_.line(line);
+  }
+
+  /// Whether the checkpoint to go on from has all steps already: then nothing is written, and this is said.
+  bool finished() {
+    if (from_.empty()) return false;
+    Index done = 0;
+    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] { done = read_state(from_).step(); });
+    const Index steps = config_.run().steps();
+    if (done < steps) return false;
+    log_.line(fmt::format("nothing to do: {} has {} steps done and run.steps is {}; raise run.steps to go on", from_, done, steps));
+    return true;
+  }
+
+  void set_up() {
+    threads_ = choose_threads(runtime_, config_.run().threads());
+    const bool automatic = config_.run().precision() == RunConfig::Precision::auto_;
+    compute_ = choose_precision(runtime_, config_.run().precision());
+    config_.mutable_run()->set_precision(compute_ == DType::bf16 ? RunConfig::Precision::bf16 : RunConfig::Precision::f32);
+    config_.mutable_run()->set_threads(threads_);
+    const auto hosts = gather_texts(*runtime_.world, runtime_.profiler, runtime_.stream, host_name());
+    const auto cores = gather_texts(*runtime_.world, runtime_.profiler, runtime_.stream, allowed_cores());
+    const MeshShape shape{static_cast<int>(config_.mesh().expert()), static_cast<int>(config_.mesh().data())};
+    mesh_ = std::make_unique<Mesh>(std::move(runtime_.world), shape);
+    resident_at_start_ = resident_bytes();
+    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {  // what does not fit the data is found alike
+      if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
+      trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_,
+                                           tokenizer_->end_of_text(), probe_ ? probe_->hooks() : TrainHooks());
+    });
+    if (validation_data_) {
+      const Index sequences = std::max<Index>(1, config_.data().global_batch() / config_.data().accumulate() / mesh_->size());
+      validation_ = std::make_unique<Validation>(validation_data_, config_.data().length(), config_.data().validation_windows(), sequences,
+                                                 tokenizer_->end_of_text(), config_.data().document_mask(), mesh_->batch_shard(),
+                                                 mesh_->batch_shards());
+    }
+    if (options_.only_steps()) return;
+    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
+      if (runtime_.rank == 0) log_.open(run_dir_);
+    });
+    RunFacts facts;
+    facts.mpi = MpiRuntime::launched() ? "Open MPI" : "none (a single process)";
+    facts.processor = processor_name();
+    facts.precision = compute_ == DType::bf16 ? "bf16" : "f32";
+    if (automatic)
+      facts.precision += compute_ == DType::bf16 ? " (auto: the processor has it in hardware)" : " (auto: no bf16 in hardware)";
+    facts.layout = fmt::format("{} ranks: expert {} x data {}", mesh_->size(), shape.expert, shape.data);
+    facts.threads = threads_;
+    facts.hosts = hosts;
+    facts.cores = cores;
+    facts.command = options_.command;
+    log_.file_line(environment_block(facts));
+    log_.line(
+        fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, facts.processor, threads_, threads_ == 1 ? "" : "s"));
+    log_.line(model_summary(shape_from_config(config_)));
+    if (trainer_->model().sees_later_tokens) {
+      log_.line("training sees later tokens: what becomes of a token depends on some after it; validation and generation are without that");
+    }
+    if (!ops::rows_are_invariant(runtime_.stream, compute_)) {
+      log_.line("this processor's matrix products change with the rows beside a row: other layouts agree to rounding, not bit by bit");
+    }
+  }
+
+  void go_on_or_start() {
+    const std::string folder = run_dir_ + "/checkpoints";
+    std::vector<std::string> left;
+    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
+      if (!from_.empty()) {
+        trainer_->resume(from_);
+      } else if (!config_.init().checkpoint().empty()) {
+        trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
+      }
+      if (runtime_.rank != 0) return;
+      left = leave_later_checkpoints(folder, trainer_->steps_done());
+      forget_metrics_after(run_dir_, trainer_->steps_done());
+      AppendFile(run_dir_ + "/config.textproto.tmp").write(to_text(config_));
+      fs::rename(run_dir_ + "/config.textproto.tmp", run_dir_ + "/config.textproto");
+      metrics_ = std::make_unique<MetricsLog>(run_dir_);
+      events_ = std::make_unique<TensorBoardWriter>(run_dir_);
+    });
+    if (!from_.empty()) log_.line(fmt::format("goes on from {} at step {}", from_, trainer_->steps_done()));
+    for (const std::string& name : left) log_.line(fmt::format("{}/{} is of a later step and is now called {}.left", folder, name, name));
+    CheckpointWriter::Settings settings;
+    settings.folder = folder;
+    settings.keep = config_.checkpoint().keep();
+    settings.keep_every = config_.checkpoint().keep_every();
+    settings.wide = config_.checkpoint().weights() == RunConfig::Weights::f32;
+    settings.background = config_.checkpoint().async();
+    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
+      if (runtime_.rank == 0) settings.texts = checkpoint_texts(config_, settings.wide ? DType::f32 : compute_, *tokenizer_);
+    });
+    checkpoints_ = std::make_unique<CheckpointWriter>(settings);
+  }
+
+  /// Returns why to stop after this step, StopRequest's number, or 0.
+  int one_step(Progress& progress, Index steps) {
+    const StepReport report = trainer_->step();
+    saved_ = false;
+    if (!report.skipped.empty())
+      log_.line(fmt::format("step {}: {}; this update is skipped, {} so far", report.step, report.skipped, report.skipped_steps));
+    StepMetrics metrics = step_metrics(runtime_, *mesh_, config_, report);
+    const bool last = report.step == steps;
+    if (validation_ && (last || (config_.run().validate_every() > 0 && report.step % config_.run().validate_every() == 0))) {
+      const Evaluation evaluation = trainer_->validate(*validation_, *tokenizer_);
+      metrics.set_validation_loss(evaluation.loss());
+      metrics.set_bits_per_byte(evaluation.bits_per_byte());
+      log_.line(
+          fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte", report.step, evaluation.loss(), evaluation.bits_per_byte()));
+    }
+    if (runtime_.rank == 0) {
+      metrics_->append(metrics);
+      events_->write(report.step, scalars_of(metrics));
+    }
+    progress.step(report.step, report.loss, metrics.tokens_per_second(), metrics.step_seconds());
+    if (!memory_shown_) {
+      log_.line(memory_table(shape_from_config(config_), config_, compute_, peak_resident_bytes() - resident_at_start_));
+      memory_shown_ = true;
+    }
+    const Signs signs = exchange_signs();
+    if (signs.written) finish_save();
+    if (last || signs.stop != 0 || (config_.checkpoint().every() > 0 && report.step % config_.checkpoint().every() == 0)) {
+      trainer_->save(*checkpoints_);
+      saved_ = true;
+      if (!checkpoints_->pending()) finish_save();
+    }
+    return signs.stop;
+  }
+
+  /// What ranks must know of each other at the end of a step.
+  struct Signs {
+    int stop = 0;          // the largest of what was asked of any rank
+    bool written = false;  // whether all ranks have written their files of a checkpoint that is not committed
+  };
+  Signs exchange_signs() {
+    const bool waiting = checkpoints_->pending() && !checkpoints_->written();
+    const Tensor largest = Tensor::of<std::int64_t>(runtime_.stream, {2}, std::vector<std::int64_t>{stop_.pending(), waiting ? 1 : 0});
+    mesh_->world().all_reduce(runtime_.stream, runtime_.profiler, {"signs"}, largest, Reduce::max, When::now).wait(runtime_.stream);
+    return {static_cast<int>(largest.values<std::int64_t>()[0]), checkpoints_->pending() && largest.values<std::int64_t>()[1] == 0};
+  }
+
+  void finish_save() {
+    trainer_->finish(*checkpoints_);
+    log_.file_line("checkpoint " + checkpoints_->newest());
+  }
+
+  /// Times some steps, writing nothing; the first ones warm up.
+  void time_steps() {
+    const double startup = seconds_between(started_, Clock::now());
+    constexpr Index kWarmUp = 10;  // each new number of an expert's rows costs a preparation once
+    std::vector<double> seconds;
+    for (Index i = 0; i < options_.time_steps + kWarmUp; ++i) {
+      const StepReport report = trainer_->step();
+      const StepMetrics metrics = step_metrics(runtime_, *mesh_, config_, report);
+      if (i >= kWarmUp) seconds.push_back(metrics.step_seconds());
+    }
+    if (runtime_.rank != 0) return;
+    double total = 0;
+    for (const double each : seconds) total += each;
+    const double mean = total / static_cast<double>(seconds.size());
+    const auto tokens = static_cast<double>(config_.data().global_batch() * config_.data().length());
+    std::cout
+        << fmt::format(
+               R"({{"seconds_per_step": {:.6g}, "tokens_per_second": {:.6g}, "startup_seconds": {:.3f}, "steps": {}, "precision": "{}"}})",
+               mean, tokens / mean, startup, seconds.size(), name_of(compute_))
+        << std::endl;
+  }
+
+  /// Trains from the first step to the last, writing only what verify-layout compares.
+  void probe_steps() {
+    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
+      if (!config_.init().checkpoint().empty()) trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
+    });
+    while (trainer_->steps_done() < config_.run().steps()) {
+      trainer_->step();
+      probe_->stepped(trainer_->model());
+    }
+    probe_->finish();
+  }
+
+  const Clock::time_point started_ = Clock::now();
+  RankRuntime& runtime_;
+  const TrainOptions& options_;
+  StopRequest& stop_;
+  RunConfig config_;
+  std::unique_ptr<const Tokenizer> tokenizer_;
+  std::shared_ptr<TokenStream> data_, validation_data_;
+  std::unique_ptr<Validation> validation_;
+  std::string run_dir_;
+  std::string from_;  // the checkpoint to go on from, or empty
+  int threads_ = 1;
+  DType compute_ = DType::f32;
+  double resident_at_start_ = 0;
+  std::unique_ptr<Mesh> mesh_;
+  std::unique_ptr<Probe> probe_;  // before the trainer, which uses it
+  std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<CheckpointWriter> checkpoints_;
+  RunLog log_;
+  std::unique_ptr<MetricsLog> metrics_;
+  std::unique_ptr<TensorBoardWriter> events_;
+  bool memory_shown_ = false, saved_ = false;
+};
+
+}  // namespace
+
+void run_training(RankRuntime& runtime, const TrainOptions& options, StopRequest& stop) { Run(runtime, options, stop).train(); }
+
+}  // namespace yard

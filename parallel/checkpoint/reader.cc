@@ -1,0 +1,224 @@
+#include "parallel/checkpoint/reader.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/io/safetensors.h"
+#include "core/ops/elementwise.h"
+#include "parallel/checkpoint/contents.h"
+#include "parallel/checkpoint/families.h"
+
+namespace yard {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+/// Readers of a folder's files, opened when first asked for.
+class Files {
+ public:
+  explicit Files(fs::path folder) : folder_(std::move(folder)) {}
+  const SafetensorsReader& open(const std::string& name) {
+    auto& reader = readers_[name];
+    if (!reader) reader = std::make_unique<SafetensorsReader>((folder_ / name).string());
+    return *reader;
+  }
+
+ private:
+  fs::path folder_;
+  std::map<std::string, std::unique_ptr<SafetensorsReader>> readers_;
+};
+
+/// A model's tensors by the names in its files.
+class ModelFiles {
+ public:
+  explicit ModelFiles(const fs::path& folder) : folder_(folder), files_(folder) {
+    family_ = read_hugging_face_config(folder.string()).family;
+    const fs::path index_path = folder / "model.safetensors.index.json";
+    if (!fs::exists(index_path)) {
+      for (const auto& entry : files_.open("model.safetensors").entries()) where_[entry.name] = "model.safetensors";
+      return;
+    }
+    std::ifstream stream(index_path);
+    const json index = json::parse(stream, nullptr, false);
+    check_input(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), "", index_path.string(),
+                " has no weight_map: it is damaged");
+    for (const auto& [name, file] : index["weight_map"].items()) {
+      check_input(file.is_string(), "", index_path.string(), " names no file for ", name, ": it is damaged");
+      const auto text = file.get<std::string>();
+      check_input(text.find('/') == std::string::npos, "", index_path.string(), " names a file outside of its folder, ", text);
+      where_[name] = text;
+    }
+  }
+
+  /// Where a tensor of ours lies; nothing when it is missing.
+  struct Place {
+    StoredPart stored;
+    bool renamed = false;
+  };
+  bool find(const std::string& name, Place& place) const {
+    place = {{name, -1, 0, 1}, false};
+    if (where_.contains(name)) return true;
+    place = {other_name(family_, name), true};
+    return where_.contains(place.stored.tensor);
+  }
+  const SafetensorsEntry& entry(const std::string& tensor) { return files_.open(where_.at(tensor)).entry(tensor); }
+  void read(const Place& place, const Tensor& out) {
+    const Index item = std::max<Index>(0, place.stored.item);
+    const Index first = (item * place.stored.parts + place.stored.part) * out.elements();
+    files_.open(where_.at(place.stored.tensor)).read_elements(place.stored.tensor, first, out);
+  }
+  std::vector<std::string> names() const {
+    std::vector<std::string> all;
+    for (const auto& [name, file] : where_) all.push_back(name);
+    return all;
+  }
+  std::string folder() const { return folder_.string(); }
+
+ private:
+  fs::path folder_;
+  Files files_;
+  std::string family_;
+  std::map<std::string, std::string> where_;
+};
+
+/// The shape that a tensor has in its file.
+std::vector<Index> stored_shape(const std::vector<Index>& ours, const StoredPart& stored, Index experts) {
+  if (stored.item < 0) return ours;
+  std::vector<Index> shape = {experts, stored.parts * ours[0]};
+  shape.insert(shape.end(), ours.begin() + 1, ours.end());
+  return shape;
+}
+
+std::string shape_text(const std::vector<Index>& shape) {
+  SafetensorsEntry entry;
+  entry.shape = shape;
+  return entry.shape_text();
+}
+
+/// The first few of a list, and how many more there are.
+std::string listed(const std::vector<std::string>& items) {
+  constexpr std::size_t kShown = 8;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(items.size(), kShown); ++i) text += (i == 0 ? "" : ", ") + items[i];
+  return items.size() > kShown ? text + " and " + std::to_string(items.size() - kShown) + " more" : text;
+}
+
+/// Names of the same tensor for each of the experts, from that of one.
+std::vector<std::string> for_all_experts(const std::string& name, Index experts) {
+  const std::string mark = ".experts.";
+  const std::size_t at = name.find(mark);
+  if (at == std::string::npos) return {name};
+  const std::size_t end = name.find('.', at + mark.size());
+  std::vector<std::string> names;
+  for (Index e = 0; e < experts; ++e) names.push_back(name.substr(0, at + mark.size()) + std::to_string(e) + name.substr(end));
+  return names;
+}
+
+/// What of the model the files lack or have beyond it, and where this rank's tensors have another shape.
+void check_names(ModelFiles& files, const ParameterStore& store, const std::vector<State*>& states, Index experts, bool tied_output) {
+  std::set<std::string> used;
+  std::vector<std::string> missing;
+  std::vector<std::string> misshapen;
+  const auto see = [&](const std::string& name, const std::vector<Index>* shape) {
+    ModelFiles::Place place;
+    if (!files.find(name, place)) {
+      missing.push_back(name);
+      return;
+    }
+    used.insert(place.stored.tensor);
+    if (shape == nullptr) return;
+    const auto wanted = stored_shape(*shape, place.stored, experts);
+    const SafetensorsEntry& entry = files.entry(place.stored.tensor);
+    if (entry.shape != wanted) misshapen.push_back(place.stored.tensor + " is " + entry.shape_text() + " instead of " + shape_text(wanted));
+  };
+  for (const FlatBuffer& buffer : store.buffers()) {
+    std::set<std::string> seen;
+    for (const OwnPiece& piece : pieces_of(buffer, 0, 0, buffer.used())) {
+      see(piece.name, &piece.shape);
+      seen.insert(piece.name);
+    }
+    if (buffer.kind != ParamKind::expert) continue;
+    std::set<std::string> all;
+    for (const std::string& name : seen) {
+      for (std::string& each : for_all_experts(name, experts)) all.insert(std::move(each));
+    }
+    for (const std::string& name : all) {
+      if (!seen.contains(name)) see(name, nullptr);
+    }
+  }
+  for (const State* state : states) see(state->name, nullptr);
+  std::vector<std::string> left;
+  for (const std::string& name : files.names()) {
+    if (!used.contains(name) && !may_be_left_over(name, tied_output)) left.push_back(name);
+  }
+  if (missing.empty() && left.empty() && misshapen.empty()) return;
+  std::string sentence = "the model in " + files.folder() + " is not the one that the configuration describes";
+  if (!missing.empty()) sentence += "; missing: " + listed(missing);
+  if (!left.empty()) sentence += "; left over: " + listed(left);
+  if (!misshapen.empty()) sentence += "; of another shape: " + listed(misshapen);
+  fail_input("", sentence);
+}
+
+}  // namespace
+
+void load_model(Stream& stream, const std::string& folder, ParameterStore& store, const std::vector<State*>& states, Index experts,
+                bool tied_output, ShardedAdamW* optimizer) {
+  ModelFiles files{fs::path(folder)};
+  check_names(files, store, states, experts, tied_output);
+  const auto read = [&](const std::string& name, const Tensor& out) {
+    ModelFiles::Place place;
+    if (files.find(name, place)) files.read(place, out);
+  };
+  for (std::size_t b = 0; b < store.buffers().size(); ++b) {
+    const FlatBuffer& buffer = store.buffers()[b];
+    // Read in f32 and rounded once into the value: masters keep what a checkpoint in f32 holds beyond bf16.
+    const Tensor wide = buffer.value.dtype() == DType::f32 ? buffer.value : Tensor::zeros(stream, buffer.value.shape());
+    for (const OwnPiece& piece : pieces_of(buffer, 0, 0, buffer.used())) read(piece.name, wide.row_range(piece.in_share, piece.count));
+    if (wide.raw() == buffer.value.raw()) continue;
+    ops::copy_into(stream, wide, buffer.value);
+    if (optimizer != nullptr) {
+      const Tensor& master = optimizer->shares()[b].master;
+      ops::copy_into(stream, wide.row_range(optimizer->first(b), master.elements()), master);
+    }
+  }
+  for (State* state : states) read(state->name, state->value);
+  store.changed();
+}
+
+void load_optimizer(const std::string& folder, const CheckpointState& state, ParameterStore& store, Mesh& mesh, ShardedAdamW& optimizer) {
+  std::map<std::string, std::vector<const CheckpointState::Piece*>> stored;
+  for (const auto& piece : state.optimizer()) stored[piece.parameter()].push_back(&piece);
+  Files files{fs::path(folder)};
+  for (std::size_t b = 0; b < store.buffers().size(); ++b) {
+    const FlatBuffer& buffer = store.buffers()[b];
+    const auto& share = optimizer.shares()[b];
+    const Index count = buffer.value.elements() / mesh.replicas(buffer.kind).size();
+    for (const OwnPiece& own : pieces_of(buffer, static_cast<Index>(b), optimizer.first(b), count)) {
+      const auto fill = [&](const std::string& kind, const Tensor& values) {
+        Index filled = 0;
+        for (const auto* piece : stored[own.name]) {
+          const Index from = std::max<Index>(own.first, piece->first());
+          const Index to = std::min<Index>(own.first + own.count, piece->first() + piece->count());
+          const auto file = piece->files().find(kind);
+          if (from >= to || file == piece->files().end()) continue;
+          const std::string key = kind + "." + own.name + (piece->whole() ? "" : "::" + std::to_string(piece->first()));
+          files.open(file->second).read_elements(key, from - piece->first(), values.row_range(own.in_share + from - own.first, to - from));
+          filled += to - from;
+        }
+        check_input(filled == own.count, "the optimizer of ", folder, " has ", filled, " of ", own.count, " values of ", kind, ".",
+                    own.name, " that are needed: it was written by another model, or start from its weights with init.checkpoint");
+      };
+      fill("exp_avg", share.first);
+      fill("exp_avg_sq", share.second);
+      if (buffer.value.dtype() != DType::f32) fill("master", share.master);
+    }
+  }
+}
+
+}  // namespace yard

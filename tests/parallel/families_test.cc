@@ -1,0 +1,157 @@
+#include "parallel/checkpoint/families.h"
+
+#include <gmock/gmock.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "launch/config_rules.h"
+#include "tests/support/rig.h"
+
+namespace yard {
+namespace {
+
+using namespace test;
+using nlohmann::json;
+using testing::HasSubstr;
+
+HuggingFaceConfig read_back(const std::string& text) {
+  const TemporaryFolder folder;
+  std::ofstream(folder / "config.json") << text;
+  return read_hugging_face_config(folder.path());
+}
+
+std::string refused(const json& file) {
+  try {
+    (void)read_back(file.dump());
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+json version_4() {
+  return {{"model_type", "mixtral"},      {"architectures", {"MixtralForCausalLM"}},
+          {"vocab_size", 32000},          {"hidden_size", 4096},
+          {"intermediate_size", 14336},   {"num_hidden_layers", 32},
+          {"num_attention_heads", 32},    {"num_key_value_heads", 8},
+          {"hidden_act", "silu"},         {"max_position_embeddings", 32768},
+          {"rms_norm_eps", 1e-5},         {"rope_theta", 1e6},
+          {"sliding_window", nullptr},    {"num_local_experts", 8},
+          {"num_experts_per_tok", 2},     {"router_aux_loss_coef", 0.02},
+          {"tie_word_embeddings", false}, {"torch_dtype", "bfloat16"}};
+}
+
+TEST(Families, ReadVersions4And5) {
+  const HuggingFaceConfig old = read_back(version_4().dump());
+  EXPECT_EQ(old.family, "mixtral");
+  const auto& model = old.config.model();
+  EXPECT_EQ(model.vocabulary(), 32000);
+  EXPECT_EQ(model.width(), 4096);
+  EXPECT_EQ(model.hidden(), 14336);
+  EXPECT_EQ(model.layers(), 32);
+  EXPECT_EQ(model.heads(), 32);
+  EXPECT_EQ(model.kv_heads(), 8);
+  EXPECT_EQ(model.experts(), 8);
+  EXPECT_EQ(model.top_k(), 2);
+  EXPECT_EQ(model.rope_base(), 1e6);
+  EXPECT_EQ(model.positions(), 32768);
+  EXPECT_TRUE(model.router().normalize());
+  EXPECT_EQ(old.window, 0);
+  EXPECT_EQ(old.config.run().precision(), RunConfig::Precision::bf16);
+  EXPECT_DOUBLE_EQ(old.config.losses().balance(), 0.02 * 2 / 32);  // a = alpha L / K at perfect balance (numerics, 5.5)
+
+  json file = version_4();
+  file.erase("rope_theta");
+  file.erase("torch_dtype");
+  file["rope_parameters"] = {{"rope_theta", 5e5}, {"rope_type", "default"}};
+  file["dtype"] = "float32";
+  file["sliding_window"] = 4096;
+  const HuggingFaceConfig later = read_back(file.dump());
+  EXPECT_EQ(later.config.model().rope_base(), 5e5);
+  EXPECT_EQ(later.config.run().precision(), RunConfig::Precision::f32);
+  EXPECT_EQ(later.window, 4096);
+}
+
+TEST(Families, RefuseInOneSentence) {
+  const auto with = [](const std::string& key, const json& value) {
+    json file = version_4();
+    file[key] = value;
+    return refused(file);
+  };
+  EXPECT_EQ(refused(version_4()), "accepted");
+  EXPECT_THAT(with("hidden_act", "gelu"), HasSubstr("hidden_act is \"gelu\""));
+  EXPECT_THAT(with("rope_scaling", {{"type", "linear"}, {"factor", 2.0}}), HasSubstr("rope_scaling is"));
+  EXPECT_THAT(with("rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}), HasSubstr("rope_parameters is"));
+  EXPECT_THAT(with("attention_bias", true), HasSubstr("attention_bias is true"));
+  EXPECT_THAT(with("quantization_config", {{"bits", 4}}), HasSubstr("quantization_config is set"));
+  EXPECT_THAT(with("model_type", "qwen3_moe"), HasSubstr("those that can be read are mixtral, llama and switchyard"));
+  EXPECT_THAT(with("num_local_experts", "eight"), HasSubstr("num_local_experts is \"eight\", but must be a whole number"));
+  EXPECT_THAT(with("hidden_size", nullptr), HasSubstr("has no hidden_size"));
+  EXPECT_THAT(refused(json("text")), HasSubstr("is not a JSON object"));
+}
+
+RunConfig model_of(const std::string& text) {
+  RunConfig config = config_of("data { length: 16 global_batch: 4 } ");
+  config.MergeFrom(config_of(text));
+  return resolve(config, 1);
+}
+
+TEST(Families, WriteWhatTheModelExactlyIs) {
+  const auto family = [](const std::string& text) {
+    return json::parse(hugging_face_config(model_of(text), DType::f32, 1)).at("model_type").get<std::string>();
+  };
+  EXPECT_EQ(family("model { experts: 4 }"), "mixtral");
+  EXPECT_EQ(family("model { experts: 4 kv_heads: 2 tied_output: true head_width: 16 router { jitter: 0.1 capacity_factor: 1 } }"),
+            "mixtral");
+  EXPECT_EQ(family("model { experts: 1 }"), "llama");
+  for (const char* other :
+       {"model { experts: 4 top_k: 1 }", "model { experts: 4 router { normalize: false } }", "model { experts: 4 first_dense_layers: 1 }",
+        "model { experts: 4 moe_every: 2 }", "model { experts: 4 shared_experts: 1 }", "model { experts: 4 activation: gelu }",
+        "model { experts: 4 gated: false }", "model { experts: 4 post_norms: true }", "model { experts: 4 attention_cap: 30 }",
+        "model { experts: 4 attention_scale: 1 }", "model { experts: 4 embedding_scale: 2 }", "model { experts: 4 output_scale: 2 }",
+        "model { experts: 4 dense_after: 8 }", "model { experts: 4 router { scale: 2 } }", "model { experts: 1 activation: relu }"}) {
+    EXPECT_EQ(family(other), "switchyard") << other;
+  }
+}
+
+TEST(Families, ReadWhatTheyWrite) {
+  for (const char* text :
+       {"model { experts: 4 kv_heads: 2 rope_base: 12345 norm_epsilon: 1e-6 } losses { balance: 0.03 }", "model { experts: 1 hidden: 96 }",
+        "model { experts: 4 top_k: 1 moe_every: 2 post_norms: true activation: gelu_tanh router { capacity_factor: 1.25 } }"}) {
+    const RunConfig config = model_of(text);
+    const HuggingFaceConfig again = read_back(hugging_face_config(config, DType::bf16, 7));
+    RunConfig resolved = config_of("data { length: 16 global_batch: 4 }");
+    resolved.mutable_model()->MergeFrom(again.config.model());
+    resolved = resolve(resolved, 1);
+    resolved.mutable_model()->set_dense_hidden(config.model().dense_hidden());
+    EXPECT_EQ(resolved.model().ShortDebugString(), [&] {
+      RunConfig::Model model = config.model();
+      // Training's alone, and not in a Hugging Face file.
+      if (again.family != "switchyard") model.mutable_router()->set_drop(resolved.model().router().drop());
+      return model.ShortDebugString();
+    }()) << text;
+    EXPECT_EQ(again.config.run().precision(), RunConfig::Precision::bf16);
+    if (again.family == "mixtral") {
+      EXPECT_NEAR(again.config.losses().balance(), 0.03, 1e-15);
+    }
+  }
+}
+
+TEST(Families, KnowTheFusedNames) {
+  const std::string layer = "model.layers.12.";
+  const StoredPart up = other_name("mixtral", layer + "block_sparse_moe.experts.7.w3.weight");
+  EXPECT_EQ(up.tensor, layer + "mlp.experts.gate_up_proj");
+  EXPECT_EQ(up.item, 7);
+  EXPECT_EQ(up.part, 1);
+  EXPECT_EQ(up.parts, 2);
+  EXPECT_EQ(other_name("mixtral", layer + "block_sparse_moe.experts.7.w2.weight").tensor, layer + "mlp.experts.down_proj");
+  EXPECT_EQ(other_name("mixtral", layer + "block_sparse_moe.gate.weight").tensor, layer + "mlp.gate.weight");
+  EXPECT_EQ(other_name("mixtral", layer + "self_attn.q_proj.weight").tensor, "");
+  EXPECT_EQ(other_name("llama", layer + "block_sparse_moe.gate.weight").tensor, "");
+  EXPECT_TRUE(may_be_left_over("lm_head.weight", true));
+  EXPECT_FALSE(may_be_left_over("lm_head.weight", false));
+}
+
+}  // namespace
+}  // namespace yard
