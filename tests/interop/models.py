@@ -75,7 +75,8 @@ def bytes_of(directory, ids):
     """The bytes that ids of a lossless tokenizer stand for, which a decoder into text would repair."""
     file = json.loads((Path(directory) / "tokenizer.json").read_text(encoding="utf-8"))
     special = {token["id"] for token in file["added_tokens"] if token["special"]}
-    names = {id: name for name, id in file["model"]["vocab"].items()}
+    vocabulary = file["model"]["vocab"]  # a list of names with scores where the model is a unigram
+    names = {id: name for name, id in vocabulary.items()} if isinstance(vocabulary, dict) else [name for name, _ in vocabulary]
     parts = []
     for id in ids:
         name = names[id]
