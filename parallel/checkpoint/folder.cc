@@ -125,6 +125,7 @@ CheckpointState read_state(const std::string& folder) {
 }
 
 std::string damage_of(const std::string& folder, const CheckpointState& state, bool checksums) {
+  if (state.files_size() == 0) return "state.json names no files";
   for (const auto& file : state.files()) {
     const std::string path = folder + "/" + file.name();
     std::error_code error;
@@ -172,9 +173,10 @@ std::string newest_intact_checkpoint(Communicator& world, Profiler& profiler, St
     std::string damage;
     try {
       const CheckpointState state = read_state(path);
+      damage = damage_of(path, state, false);
       CheckpointState mine;  // each rank reads its share of the files
       for (int i = world.rank(); i < state.files_size(); i += world.size()) *mine.add_files() = state.files(i);
-      damage = damage_of(path, mine, true);
+      if (damage.empty() && mine.files_size() > 0) damage = damage_of(path, mine, true);
     } catch (const std::exception& error) {
       damage = error.what();
     }

@@ -1,4 +1,4 @@
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include "tests/launch/program.h"
 
@@ -144,27 +144,42 @@ TEST(BadInput, CheckpointsThatCannotBeReadAreRefused) {
   const auto refused = [&](const std::string& words, int ranks, std::vector<std::string> says) {
     expect_refused(program, {{words, std::move(says)}}, ranks);
   };
+  // A damaged newest checkpoint is passed over, and that is said; who names it is refused.
+  const auto passed_over = [&](const std::string& why) {
+    const auto result = program.run(again, 2);
+    EXPECT_EQ(result.code, 0) << result.err;
+    EXPECT_THAT(result.out, testing::HasSubstr("skipped k/checkpoints/step-00000004: " + why));
+    EXPECT_THAT(result.out, testing::HasSubstr("goes on from k/checkpoints/step-00000002 at step 2"));
+  };
+  const std::string named = again + " --resume k/checkpoints/step-00000004";
   fresh();
   fs::resize_file(program / (step + "model-00002-of-00002.safetensors"), 3000);
-  refused(again, 2, {"damaged", "model-00002-of-00002.safetensors", "3000"});
   refused("eval --checkpoint k --text c", 0, {"model-00002-of-00002.safetensors is truncated"});
   refused("generate --checkpoint k --prompt a", 2, {"model-00002-of-00002.safetensors is truncated"});
+  refused(named, 2, {"damaged", "model-00002-of-00002.safetensors", "3000"});
+  passed_over("model-00002-of-00002.safetensors has 3000 bytes");
   fresh();
   program.write(step + "state.json", "{\"step\": 4");
-  refused(again, 2, {"state.json", "damaged"});
+  refused(named, 2, {"state.json", "damaged"});
+  passed_over("k/checkpoints/step-00000004/state.json is damaged");
+  fresh();
   program.write(step + "state.json", "{\"format_version\": 1}");
-  refused(again, 2, {"state.json", "files"});
+  refused(named, 2, {"state.json names no files"});
+  fresh();
+  program.write(step + "config.json", "{}");
+  passed_over("config.json has 2 bytes");
   fresh();
   program.write(step + "model.safetensors.index.json", "{\"weight_map\": {\"a\": 3}}");
   refused("eval --checkpoint k --text c", 0, {"model.safetensors.index.json", "damaged"});
   fresh();
   fs::remove_all(program / step);
-  refused(again, 2, {"latest names step-00000004"});
   refused("eval --checkpoint k --text c", 0, {"latest names step-00000004"});
+  EXPECT_THAT(program.run(again, 2).out, testing::HasSubstr("goes on from k/checkpoints/step-00000002 at step 2"));
   fresh();
-  refused(again + " --set model.hidden=64", 2, {"shape (32, 32)", "(64, 32)"});
-  refused(again + " --set model.layers=3", 2, {"has no tensor", "another shape"});
-  refused("train --config c --run-dir k --set run.steps=6 --set mesh.expert=1", 2, {"mesh.expert 2 and mesh.data 1", "the same mesh"});
+  refused(again + " --set model.hidden=64", 2, {"of another shape", "w1.weight is (32, 32) instead of (64, 32)", "more"});
+  refused(again + " --set model.layers=3", 2, {"missing: model.layers.2.", "more"});
+  refused(again + " --set model.layers=1", 2, {"left over: model.layers.1.", "more"});
+  EXPECT_EQ(program.run("train --config c --run-dir k --set run.steps=6 --set mesh.expert=1", 2).code, 0) << "another layout reads it";
   refused(again + " --resume nowhere", 2, {"no checkpoint in nowhere"});
   refused("eval --checkpoint nowhere --text c", 0, {"no checkpoint in nowhere"});
   refused("train --config c --run-dir z --set init.checkpoint=nowhere", 0, {"no checkpoint in nowhere"});

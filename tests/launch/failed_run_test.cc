@@ -129,7 +129,7 @@ std::string small_disk(const Program& program, const std::string& size) {
 
 TEST(FailedRun, AFullDiskEndsTheRunAndKeepsTheLastCheckpoint) {
   const Program program;
-  const std::string disk = small_disk(program, "2000k");
+  const std::string disk = small_disk(program, "1500k");
   if (disk.empty()) GTEST_SKIP() << "no file system may be mounted here";
   const std::string mpirun = std::string(YARD_MPIRUN) + " -q -np 2 ";
   const std::string binary = YARD_BINARY;

@@ -197,7 +197,7 @@ TEST(ShortRun, PiecesOfRealTextAreLearnedOnTwoRanks) {
   program.write("c", config("pieces.model", vocabulary));
   expect_ended(program.run("train --config c --run-dir r", 2));
   expect_learned(program, vocabulary);
-  EXPECT_TRUE(program.has("r/checkpoints/step-00000100/pieces.model"));
+  EXPECT_TRUE(program.has("r/checkpoints/step-00000100/tokenizer.model"));
   fs::remove(program / "pieces.model");  // the checkpoint has its own
   expect_same_totals(program, "--text real.txt --windows 10");
   const auto alone = program.run("generate --checkpoint r --prompt 'The license' --tokens 8 --temperature 0");

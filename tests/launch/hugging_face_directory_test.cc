@@ -1,0 +1,205 @@
+#include <gmock/gmock.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/io/safetensors.h"
+#include "tests/launch/program.h"
+
+namespace yard {
+namespace {
+
+using namespace test;
+using nlohmann::json;
+using testing::HasSubstr;
+namespace fs = std::filesystem;
+
+/// A directory as the Hub has them, of a fixture's model (tests/fixtures/README.md), whose logits transformers computed.
+class Directory {
+ public:
+  explicit Directory(const std::string& fixture) : fixture_(std::string(YARD_FIXTURES) + "/" + fixture + ".safetensors") {
+    config = json::parse(fixture_.metadata().at("config"));
+    config["model_type"] = config.contains("num_local_experts") ? "mixtral" : "llama";
+    config["hidden_act"] = "silu";
+    config["torch_dtype"] = "float32";
+    for (const auto& entry : fixture_.entries()) {
+      if (entry.name.starts_with("model.") || entry.name == "lm_head.weight")
+        tensors[entry.name] = fixture_.read(cpu(), entry.name, DType::f32);
+    }
+  }
+  json config;
+  std::map<std::string, Tensor> tensors;
+
+  /// Per-expert tensors become the ones that transformers 5 holds in memory.
+  void fuse() {
+    const Index experts = config.at("num_local_experts");
+    for (Index layer = 0; layer < config.at("num_hidden_layers"); ++layer) {
+      const std::string theirs = "model.layers." + std::to_string(layer) + ".mlp.";
+      const std::string ours = "model.layers." + std::to_string(layer) + ".block_sparse_moe.";
+      const auto take = [&](const std::string& name) {
+        const Tensor tensor = tensors.at(name);
+        tensors.erase(name);
+        return tensor;
+      };
+      tensors[theirs + "gate.weight"] = take(ours + "gate.weight");
+      std::vector<float> gate_up;
+      std::vector<float> down;
+      Shape up_shape;
+      Shape down_shape;
+      for (Index e = 0; e < experts; ++e) {
+        const std::string expert = ours + "experts." + std::to_string(e) + ".";
+        for (const char* part : {"w1.weight", "w3.weight"}) {
+          const Tensor tensor = take(expert + part);
+          up_shape = tensor.shape();
+          gate_up.insert(gate_up.end(), tensor.data<float>(), tensor.data<float>() + tensor.elements());
+        }
+        const Tensor tensor = take(expert + "w2.weight");
+        down_shape = tensor.shape();
+        down.insert(down.end(), tensor.data<float>(), tensor.data<float>() + tensor.elements());
+      }
+      tensors[theirs + "experts.gate_up_proj"] = Tensor::of<float>(cpu(), {experts, 2 * up_shape[0], up_shape[1]}, gate_up);
+      tensors[theirs + "experts.down_proj"] = Tensor::of<float>(cpu(), {experts, down_shape[0], down_shape[1]}, down);
+    }
+  }
+
+  /// Writes it in one file, or in several with an index.
+  void write(const std::string& folder, int files = 1) const {
+    fs::create_directories(folder);
+    std::ofstream(folder + "/config.json") << config.dump(1);
+    json weight_map = json::object();
+    for (int file = 0; file < files; ++file) {
+      const std::string name =
+          files == 1 ? "model.safetensors" : "model-0000" + std::to_string(file + 1) + "-of-0000" + std::to_string(files) + ".safetensors";
+      std::vector<SafetensorsEntry> entries;
+      int number = 0;
+      for (const auto& [tensor, values] : tensors) {
+        if (number++ % files != file) continue;
+        SafetensorsEntry entry;
+        entry.name = tensor;
+        entry.dtype = safetensors_dtype(values.dtype());
+        for (int axis = 0; axis < values.shape().rank(); ++axis) entry.shape.push_back(values.shape()[axis]);
+        entries.push_back(entry);
+        weight_map[tensor] = name;
+      }
+      SafetensorsWriter writer(folder + "/" + name, entries);
+      for (const auto& entry : entries) writer.write(tensors.at(entry.name));
+      writer.finish();
+    }
+    if (files > 1) std::ofstream(folder + "/model.safetensors.index.json") << json{{"weight_map", weight_map}}.dump(1);
+  }
+
+  void write_ids(const std::string& path) const {
+    const Tensor ids = fixture_.read(cpu(), "input_ids", DType::i64);
+    SafetensorsEntry entry;
+    entry.name = "input_ids";
+    entry.dtype = "I64";
+    entry.shape = {ids.shape()[0], ids.shape()[1]};
+    SafetensorsWriter writer(path, {entry});
+    writer.write(ids);
+    writer.finish();
+  }
+  std::vector<double> logits() const { return to_f64(fixture_.read(cpu(), "logits", DType::f32)); }
+
+ private:
+  SafetensorsReader fixture_;
+};
+
+void expect_their_logits(const Program& program, const Directory& directory, int ranks, double bound = 1e-5) {
+  directory.write_ids(program / "ids");
+  fs::remove(program / "logits");
+  const auto result = program.run("eval --checkpoint d --ids ids --logits logits", ranks);
+  ASSERT_EQ(result.code, 0) << result.err;
+  expect_close(to_f64(SafetensorsReader(program / "logits").read(cpu(), "logits", DType::f32)), directory.logits(), bound, "logits");
+}
+
+TEST(HuggingFaceDirectory, GivesTheirLogits) {
+  for (const char* fixture : {"mixtral_tiny", "mixtral_tied_gqa", "llama_tiny"}) {
+    SCOPED_TRACE(fixture);
+    const Program program;
+    Directory directory(fixture);
+    directory.write(program / "d");
+    expect_their_logits(program, directory, 0);
+    if (directory.config.at("model_type") == "llama") continue;
+    expect_their_logits(program, directory, 2);
+    fs::remove_all(program / "d");
+    directory.write(program / "d", 3);
+    expect_their_logits(program, directory, 2);
+    fs::remove_all(program / "d");
+    directory.fuse();
+    directory.config["rope_parameters"] = {{"rope_theta", directory.config.at("rope_theta")}, {"rope_type", "default"}};
+    directory.config.erase("rope_theta");
+    directory.write(program / "d", 2);
+    expect_their_logits(program, directory, 0);
+    expect_their_logits(program, directory, 2);
+  }
+}
+
+TEST(HuggingFaceDirectory, IsWhereFineTuningStarts) {
+  const Program program;
+  Directory directory("mixtral_tiny");
+  directory.write(program / "d");
+  const std::string length = std::to_string(std::min<Index>(16, directory.config.at("max_position_embeddings")));
+  program.write("tune", "run { steps: 2 precision: f32 threads: 1 } data { train: 'small' global_batch: 2 length: " + length +
+                            " } init { checkpoint: 'd' }");
+  MegatronWriter writer(program / "small", directory.config.at("vocab_size"));
+  std::vector<std::int32_t> ids;
+  for (int i = 0; i < 500; ++i) ids.push_back(i * 7 % static_cast<int>(directory.config.at("vocab_size")));
+  writer.add_document(ids);
+  writer.finish();
+  // The byte tokenizer has more ids than this vocabulary: the refusal names both.
+  if (directory.config.at("vocab_size") < 257) {
+    const auto refused = program.run("train --config tune --run-dir r");
+    EXPECT_EQ(refused.code, 2);
+    EXPECT_THAT(refused.err, HasSubstr("model.vocabulary is"));
+    directory.config["vocab_size"] = 257;
+    for (const char* name : {"model.embed_tokens.weight", "lm_head.weight"}) {
+      if (!directory.tensors.contains(name)) continue;
+      const Tensor wide = Tensor::zeros(cpu(), {257, directory.tensors.at(name).cols()});
+      const Tensor& narrow = directory.tensors.at(name);
+      std::copy_n(narrow.data<float>(), narrow.elements(), wide.data<float>());
+      directory.tensors.at(name) = wide;
+    }
+    directory.write(program / "d");
+  }
+  const auto tuned = program.run("train --config tune --run-dir r --set mesh.expert=2", 2);
+  ASSERT_EQ(tuned.code, 0) << tuned.err;
+  const json written = json::parse(program.read("r/checkpoints/step-00000002/config.json"));
+  EXPECT_EQ(written.at("model_type"), "mixtral");
+  for (const char* key : {"hidden_size", "num_hidden_layers", "num_local_experts", "num_key_value_heads", "rms_norm_eps"})
+    EXPECT_EQ(written.at(key), directory.config.at(key)) << key;
+  // What it wrote is such a directory again, also without what only Switchyard reads.
+  fs::remove(program / "r/checkpoints/step-00000002/state.json");
+  directory.write_ids(program / "ids");
+  const auto evaluated = program.run("eval --checkpoint r/checkpoints/step-00000002 --ids ids --logits logits");
+  EXPECT_EQ(evaluated.code, 0) << evaluated.err;
+}
+
+TEST(HuggingFaceDirectory, ThatDoesNotFitIsRefused) {
+  const Directory good("mixtral_tiny");
+  const auto refused = [&](const std::string& what, const std::function<void(Directory&)>& spoil,
+                           const std::string& words = "eval --checkpoint d --ids ids --logits l") {
+    const Program program;
+    Directory directory = Directory("mixtral_tiny");
+    spoil(directory);
+    directory.write(program / "d");
+    good.write_ids(program / "ids");
+    program.write("text", "some text");
+    const auto result = program.run(words);
+    EXPECT_EQ(result.code, 2) << what;
+    EXPECT_THAT(result.err, HasSubstr(what));
+    EXPECT_EQ(own_lines(result.err).size(), 1U) << result.err;
+  };
+  refused("missing: model.layers.0.block_sparse_moe.experts.1.w2.weight",
+          [](Directory& d) { d.tensors.erase("model.layers.0.block_sparse_moe.experts.1.w2.weight"); });
+  refused("left over: model.layers.0.self_attn.q_proj.bias",
+          [](Directory& d) { d.tensors["model.layers.0.self_attn.q_proj.bias"] = Tensor::zeros(cpu(), {4}); });
+  refused("of another shape: model.norm.weight is (3) instead of",
+          [](Directory& d) { d.tensors["model.norm.weight"] = Tensor::zeros(cpu(), {3}); });
+  refused("hidden_act is \"gelu\"", [](Directory& d) { d.config["hidden_act"] = "gelu"; });
+  refused("rope_scaling is", [](Directory& d) { d.config["rope_scaling"] = {{"type", "linear"}, {"factor", 2}}; });
+  refused("attends to the last 2 tokens only", [](Directory& d) { d.config["sliding_window"] = 2; });
+  refused(
+      "has no tokenizer.model", [](Directory&) {}, "eval --checkpoint d --text text");
+}
+
+}  // namespace
+}  // namespace yard
