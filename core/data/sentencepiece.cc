@@ -72,6 +72,23 @@ Piece::Kind kind_of(Model::Piece::Type type) {
   }
 }
 
+PieceTable::Kind table_kind_of(Model::Piece::Type type) {
+  switch (type) {
+    case Model::Piece::UNKNOWN:
+      return PieceTable::Kind::unknown;
+    case Model::Piece::CONTROL:
+      return PieceTable::Kind::control;
+    case Model::Piece::USER_DEFINED:
+      return PieceTable::Kind::user_defined;
+    case Model::Piece::UNUSED:
+      return PieceTable::Kind::unused;
+    case Model::Piece::BYTE:
+      return PieceTable::Kind::byte;
+    default:
+      return PieceTable::Kind::normal;
+  }
+}
+
 /// Drops the spaces at both ends and all but one of several in a row.
 std::string without_extra_spaces(std::string_view text) {
   std::string result;
@@ -129,9 +146,11 @@ SentencePiece::SentencePiece(const std::string& path) : path_(path) {
     check_input(names[piece.kind == Piece::Kind::other ? 1 : 0].insert(name).second, "tokenizer ", path, " is damaged: it has the piece '",
                 name, "' twice");
     surfaces_.push_back(piece.text);
+    table_.pieces.push_back({piece.kind == Piece::Kind::other ? name : piece.text, entry.score(), table_kind_of(entry.type())});
     sheds_space_.push_back(piece.kind != Piece::Kind::other && piece.text[0] == ' ');
     if (entry.type() == Model::Piece::CONTROL) surfaces_.back().clear();
     if (entry.type() == Model::Piece::CONTROL && name == model.trainer_spec().eos_piece()) end_of_text_ = id;
+    if (entry.type() == Model::Piece::CONTROL && name == model.trainer_spec().bos_piece()) table_.start_of_text = id;
     if (entry.type() == Model::Piece::UNKNOWN) {
       unknown_ = id;
       surfaces_.back() = model.trainer_spec().unk_surface();
@@ -140,9 +159,13 @@ SentencePiece::SentencePiece(const std::string& path) : path_(path) {
       const auto byte = byte_of(name);
       check_input(byte.has_value(), "tokenizer ", path, " is damaged: '", name, "' is no byte piece");
       byte_ids_[*byte] = id;
+      table_.pieces.back().byte = *byte;
       surfaces_.back().assign(1, static_cast<char>(*byte));
     }
-    if (name.find(unreachable) != std::string::npos) piece.kind = Piece::Kind::other;
+    if (piece.kind != Piece::Kind::other && name.find(unreachable) != std::string::npos) {
+      piece.kind = Piece::Kind::other;
+      table_.pieces.back().kind = PieceTable::Kind::unreachable;
+    }
     if (piece.kind != Piece::Kind::other && piece.text.size() > 1 && piece.text.find('\n') != std::string::npos)
       splits_at_newlines_ = false;
     pieces.push_back(std::move(piece));
@@ -153,6 +176,11 @@ SentencePiece::SentencePiece(const std::string& path) : path_(path) {
   if (byte_fallback_) {
     for (const std::int32_t id : byte_ids_) check_input(id >= 0, "tokenizer ", path, " is damaged: it lacks some of the 256 byte pieces");
   }
+  table_.unigram = model.trainer_spec().model_type() == sentencepiece::TrainerSpec::UNIGRAM;
+  table_.byte_fallback = byte_fallback_;
+  table_.dummy_prefix = dummy_prefix_;
+  table_.remove_extra_whitespaces = remove_extra_whitespaces_;
+  table_.unknown = unknown_;
   segmenter_ = model.trainer_spec().model_type() == sentencepiece::TrainerSpec::BPE ? make_bpe(pieces) : make_unigram(pieces);
 }
 

@@ -24,6 +24,7 @@ class SentencePiece final : public Tokenizer {
   using Tokenizer::encode;
   void encode(std::string_view text, std::vector<std::int32_t>& ids) const override;
   std::string_view bytes(std::int32_t previous, std::int32_t id) const override;
+  const PieceTable& table() const noexcept override { return table_; }
 
  private:
   class Ids;
@@ -32,6 +33,7 @@ class SentencePiece final : public Tokenizer {
   std::vector<bool> sheds_space_;      // may lose its first space at the start of a text
   std::array<std::int32_t, 256> byte_ids_{};
   std::unique_ptr<Segmenter> segmenter_;
+  PieceTable table_;
   std::int32_t unknown_ = -1, end_of_text_ = -1;
   bool byte_fallback_ = false, dummy_prefix_ = false, remove_extra_whitespaces_ = false, splits_at_newlines_ = false;
 };

@@ -12,7 +12,11 @@ namespace {
 class ByteTokenizer final : public Tokenizer {
  public:
   ByteTokenizer() {
-    for (std::size_t byte = 0; byte < characters_.size(); ++byte) characters_[byte] = static_cast<char>(byte);
+    for (std::size_t byte = 0; byte < characters_.size(); ++byte) {
+      characters_[byte] = static_cast<char>(byte);
+      table_.pieces.push_back({"", 0, PieceTable::Kind::byte, static_cast<unsigned char>(byte)});
+    }
+    table_.pieces.push_back({"<|endoftext|>", 0, PieceTable::Kind::control});
   }
   Index vocabulary() const noexcept override { return 257; }
   std::int32_t end_of_text() const noexcept override { return 256; }
@@ -26,9 +30,11 @@ class ByteTokenizer final : public Tokenizer {
     check(id >= 0 && id < vocabulary(), "token id ", id, " is outside of the vocabulary of ", vocabulary(), " of the tokenizer 'bytes'");
     return id == end_of_text() ? std::string_view() : std::string_view(&characters_[static_cast<std::size_t>(id)], 1);
   }
+  const PieceTable& table() const noexcept override { return table_; }
 
  private:
   std::array<char, 256> characters_{};
+  PieceTable table_;
 };
 
 }  // namespace

@@ -11,6 +11,23 @@
 
 namespace yard {
 
+/// What each id of a tokenizer is, and how text is cut into them: all that another program needs to do the same.
+struct PieceTable {
+  enum class Kind : std::uint8_t { normal, user_defined, unused, byte, control, unknown, unreachable };  // unreachable: of no text
+  struct Piece {
+    std::string text;  // as it stands in a text, a space being ' '; the name of a piece that stands for no text
+    float score = 0;
+    Kind kind = Kind::normal;
+    unsigned char byte = 0;  // of a byte piece
+  };
+  bool unigram = false;                           // the cut with the best sum of scores; else byte-pair encoding by score
+  bool byte_fallback = true;                      // a character without a piece becomes its bytes, else `unknown`
+  bool dummy_prefix = false;                      // a space is put before a text
+  bool remove_extra_whitespaces = false;          // spaces are dropped at both ends, and all but one of several in a row
+  std::int32_t start_of_text = -1, unknown = -1;  // -1: there is none
+  std::vector<Piece> pieces;                      // by id
+};
+
 /// Text to token ids and back. Lossless unless it says otherwise: decode(encode(x)) == x for every string of bytes, UTF-8 or not.
 class Tokenizer {
  public:
@@ -29,6 +46,7 @@ class Tokenizer {
   /// The bytes that `id` stands for when it follows `previous`. A document begins after an end of text, and there alone the space that some
   /// models put before a text is taken away. Throws Error when the id is outside of the vocabulary.
   virtual std::string_view bytes(std::int32_t previous, std::int32_t id) const = 0;
+  virtual const PieceTable& table() const noexcept = 0;
 
   std::vector<std::int32_t> encode(std::string_view text) const;
   /// The text of the ids of one or several documents.
