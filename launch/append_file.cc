@@ -15,7 +15,7 @@ void AppendFile::Descriptor::destroy(int descriptor) noexcept { ::close(descript
 
 AppendFile::AppendFile(std::string path)
     : path_(std::move(path)), file_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
-  check(static_cast<bool>(file_), "cannot write ", path_, ": ", std::strerror(errno));
+  if (!file_) fail("cannot write ", path_, ": ", std::strerror(errno));
 }
 
 void AppendFile::write(std::string_view bytes) {

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "core/data/hugging_face_tokenizer.h"
 #include "core/io/file.h"
 #include "launch/config_reader.h"
 #include "parallel/checkpoint/folder.h"
@@ -60,6 +61,9 @@ std::map<std::string, std::string> checkpoint_texts(const RunConfig& config, DTy
   std::map<std::string, std::string> texts = {{"config.json", hugging_face_config(config, weights, tokenizer.end_of_text())},
                                               {"generation_config.json", hugging_face_generation_config(tokenizer.end_of_text())}};
   if (config.data().tokenizer() != "bytes") texts[kTokenizerFile] = MappedFile(config.data().tokenizer()).text();
+  const HuggingFaceTokenizer files = hugging_face_tokenizer(tokenizer);
+  texts["tokenizer.json"] = files.tokenizer_json;
+  texts["tokenizer_config.json"] = files.config_json;
   return texts;
 }
 

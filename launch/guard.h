@@ -19,12 +19,15 @@ class Guard {
   static constexpr std::size_t kWindow = 128;  // norms that are looked back on
   static constexpr std::size_t kLeast = 16;    // norms without which nothing stands out
 
-  Guard(Settings settings, const std::vector<double>& recent) : settings_(settings), recent_(recent.begin(), recent.end()) {}
+  /// Goes on from what an earlier one knew.
+  Guard(Settings settings, const std::vector<double>& recent, Index in_a_row = 0)
+      : settings_(settings), recent_(recent.begin(), recent.end()), in_a_row_(in_a_row) {}
 
   /// Why the update of this step must be dropped; empty when it may be done.
   std::string judge(double loss, double norm);
   /// Whether one more was dropped in a row than may be.
   bool exhausted() const noexcept { return in_a_row_ > settings_.max_skips; }
+  Index in_a_row() const noexcept { return in_a_row_; }
   const Settings& settings() const noexcept { return settings_; }
   /// The norms of the updates done, oldest first: what the next ones are compared with.
   std::vector<double> recent() const { return {recent_.begin(), recent_.end()}; }

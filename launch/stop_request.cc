@@ -19,9 +19,10 @@ StopRequest::StopRequest(std::optional<double> exit_after) : exit_after_(exit_af
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGUSR1);
-  check(pthread_sigmask(SIG_BLOCK, &set, nullptr) == 0, "cannot keep SIGTERM and SIGUSR1 waiting: ", std::strerror(errno));
+  const int failure = pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  check(failure == 0, "cannot keep SIGTERM and SIGUSR1 waiting: ", std::strerror(failure));
   signals_ = FileDescriptor(::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC));
-  check(static_cast<bool>(signals_), "cannot wait for signals: ", std::strerror(errno));
+  if (!signals_) fail("cannot wait for signals: ", std::strerror(errno));
 }
 
 int StopRequest::pending() {

@@ -254,6 +254,7 @@ void Trainer::save(CheckpointWriter& writer) {
   Context context = outside_of_steps(none);
   const auto recent = guard_.recent();
   state_.mutable_recent_norms()->Assign(recent.begin(), recent.end());
+  state_.set_skipped_in_a_row(guard_.in_a_row());
   writer.save(context, mesh_, *model_.parameters, states(), *optimizer_, state_);
 }
 
@@ -276,7 +277,7 @@ void Trainer::resume(const std::string& checkpoint) {
   state_.set_tokens(from.tokens());
   state_.set_sequences_consumed(from.sequences_consumed());
   state_.set_skipped_steps(from.skipped_steps());
-  guard_ = Guard(guard_.settings(), {from.recent_norms().begin(), from.recent_norms().end()});
+  guard_ = Guard(guard_.settings(), {from.recent_norms().begin(), from.recent_norms().end()}, from.skipped_in_a_row());
   loader_->resume(state_.step(), state_.sequences_consumed());
 }
 

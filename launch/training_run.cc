@@ -189,7 +189,7 @@ class Run {
       events_ = std::make_unique<TensorBoardWriter>(run_dir_);
     });
     if (!from_.empty()) log_.line(fmt::format("goes on from {} at step {}", from_, trainer_->steps_done()));
-    for (const std::string& name : left) log_.line(fmt::format("{}/{} is of a later step and is now called {}.left", folder, name, name));
+    for (const std::string& line : left) log_.line(line);
     CheckpointWriter::Settings settings;
     settings.folder = folder;
     settings.keep = config_.checkpoint().keep();

@@ -72,7 +72,7 @@ class ProbeFolder {
       return;
     }
     path_ = (fs::temp_directory_path() / "switchyard-verify-XXXXXX").string();
-    check(::mkdtemp(path_.data()) != nullptr, "cannot make a folder ", path_, ": ", std::strerror(errno));
+    if (::mkdtemp(path_.data()) == nullptr) fail("cannot make a folder ", path_, ": ", std::strerror(errno));
   }
   ProbeFolder(const ProbeFolder&) = delete;
   ProbeFolder& operator=(const ProbeFolder&) = delete;

@@ -113,6 +113,7 @@ std::string to_json(CheckpointState state) {
               {"tokens", state.tokens()},
               {"sequences_consumed", state.sequences_consumed()},
               {"skipped_steps", state.skipped_steps()},
+              {"skipped_in_a_row", state.skipped_in_a_row()},
               {"recent_norms", std::vector<double>(state.recent_norms().begin(), state.recent_norms().end())},
               {"seed", state.seed()},
               {"precision", state.precision()},
@@ -182,11 +183,11 @@ std::string newest_intact_checkpoint(Communicator& world, Profiler& profiler, St
                                      std::vector<std::string>& skipped) {
   std::string names;
   if (world.rank() == 0) {
-    for (const std::int64_t step : complete_steps(folder)) names += checkpoint_name(step) + " ";
+    for (const std::int64_t step : complete_steps(folder)) names.append(checkpoint_name(step)).append(" ");
   }
   std::istringstream candidates(broadcast_text(world, profiler, stream, names));
   for (std::string name; candidates >> name;) {
-    const std::string path = folder + "/" + name;
+    const std::string path = fmt::format("{}/{}", folder, name);
     std::string damage;
     try {
       const CheckpointState state = read_state(path);
@@ -204,7 +205,7 @@ std::string newest_intact_checkpoint(Communicator& world, Profiler& profiler, St
       return std::string();
     }();
     if (damage.empty()) return path;
-    skipped.push_back("skipped " + path + ": " + damage);
+    skipped.push_back(fmt::format("skipped {}: {}", path, damage));
   }
   return {};
 }
@@ -268,7 +269,7 @@ std::vector<std::string> leave_later_checkpoints(const std::string& folder, std:
     std::string aside = path + ".left";
     for (int number = 2; fs::exists(aside); ++number) aside = fmt::format("{}.left-{}", path, number);
     rename_file(path, aside);
-    names.push_back(checkpoint_name(later));
+    names.push_back(fmt::format("{} is of a later step and is now called {}", path, fs::path(aside).filename().string()));
   }
   return names;
 }

@@ -40,7 +40,7 @@ std::string begin_checkpoint(const std::string& folder, std::int64_t step);
 std::string commit_checkpoint(const std::string& folder, std::int64_t step);
 /// Removes all but the newest `keep` and those whose step is a multiple of keep_every.
 void prune_checkpoints(const std::string& folder, std::int64_t keep, std::int64_t keep_every);
-/// When a run goes back to a step, renames the checkpoints of later steps to STEP.left; returns their former names.
+/// When a run goes back to a step, renames the checkpoints of later steps to STEP.left; returns a sentence for each.
 std::vector<std::string> leave_later_checkpoints(const std::string& folder, std::int64_t step);
 
 }  // namespace yard

@@ -125,6 +125,7 @@ void check_names(ModelFiles& files, const ParameterStore& store, const std::vect
   std::set<std::string> used;
   std::vector<std::string> missing;
   std::vector<std::string> misshapen;
+  std::vector<std::string> mistyped;
   const auto see = [&](const std::string& name, const std::vector<Index>* shape) {
     ModelFiles::Place place;
     if (!files.find(name, place)) {
@@ -135,6 +136,8 @@ void check_names(ModelFiles& files, const ParameterStore& store, const std::vect
     if (shape == nullptr) return;
     const auto wanted = stored_shape(*shape, place.stored, experts);
     const SafetensorsEntry& entry = files.entry(place.stored.tensor);
+    const bool real = entry.dtype == "F32" || entry.dtype == "BF16" || entry.dtype == "F16" || entry.dtype == "F64";
+    if (!real) mistyped.push_back(place.stored.tensor + " is " + entry.dtype);
     if (entry.shape != wanted) misshapen.push_back(place.stored.tensor + " is " + entry.shape_text() + " instead of " + shape_text(wanted));
   };
   for (const FlatBuffer& buffer : store.buffers()) {
@@ -157,11 +160,12 @@ void check_names(ModelFiles& files, const ParameterStore& store, const std::vect
   for (const std::string& name : files.names()) {
     if (!used.contains(name) && !may_be_left_over(name, tied_output)) left.push_back(name);
   }
-  if (missing.empty() && left.empty() && misshapen.empty()) return;
+  if (missing.empty() && left.empty() && misshapen.empty() && mistyped.empty()) return;
   std::string sentence = "the model in " + files.folder() + " is not the one that the configuration describes";
   if (!missing.empty()) sentence += "; missing: " + listed(missing);
   if (!left.empty()) sentence += "; left over: " + listed(left);
   if (!misshapen.empty()) sentence += "; of another shape: " + listed(misshapen);
+  if (!mistyped.empty()) sentence += "; not in f32, bf16 or f16: " + listed(mistyped);
   fail_input("", sentence);
 }
 

@@ -164,7 +164,7 @@ TEST(BadInput, CheckpointsThatCannotBeReadAreRefused) {
   passed_over("k/checkpoints/step-00000004/state.json is damaged");
   fresh();
   program.write(step + "state.json", "{\"format_version\": 1}");
-  refused(named, 2, {"state.json names no files"});
+  refused(named, 2, {"state.json is damaged"});
   fresh();
   program.write(step + "config.json", "{}");
   passed_over("config.json has 2 bytes");

@@ -194,6 +194,10 @@ TEST(HuggingFaceDirectory, ThatDoesNotFitIsRefused) {
           [](Directory& d) { d.tensors["model.layers.0.self_attn.q_proj.bias"] = Tensor::zeros(cpu(), {4}); });
   refused("of another shape: model.norm.weight is (3) instead of",
           [](Directory& d) { d.tensors["model.norm.weight"] = Tensor::zeros(cpu(), {3}); });
+  refused("not in f32, bf16 or f16: model.norm.weight is I64", [](Directory& d) {
+    const Tensor& norm = d.tensors.at("model.norm.weight");
+    d.tensors["model.norm.weight"] = Tensor::zeros(cpu(), norm.shape(), DType::i64);
+  });
   refused("hidden_act is \"gelu\"", [](Directory& d) { d.config["hidden_act"] = "gelu"; });
   refused("rope_scaling is", [](Directory& d) { d.config["rope_scaling"] = {{"type", "linear"}, {"factor", 2}}; });
   refused("attends to the last 2 tokens only", [](Directory& d) { d.config["sliding_window"] = 2; });
