@@ -44,7 +44,7 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
     check_input(length <= loaded.config.model().positions(), "--length ", length, " is beyond model.positions, ",
                 loaded.config.model().positions());
     const Index windows = options.windows > 0 ? options.windows : std::numeric_limits<Index>::max();  // all
-    data = std::make_unique<Validation>(stream_of(options, loaded), length, windows, options.batch, loaded.tokenizer->end_of_text(),
+    data = std::make_unique<Validation>(stream_of(options, loaded), length, windows, options.batch, loaded.start,
                                         loaded.config.data().document_mask(), loaded.mesh->batch_shard(), loaded.mesh->batch_shards());
   });
   const auto start = Clock::now();

@@ -159,7 +159,7 @@ void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options)
     for (const std::string& prompt : read_prompts(options)) {
       Line line;
       line.number = all.size();
-      if (!options.no_start) line.ids.push_back(loaded.tokenizer->end_of_text());
+      if (!options.no_start) line.ids.push_back(loaded.start);
       loaded.tokenizer->encode(prompt, line.ids);
       check_input(!line.ids.empty(), "an empty prompt needs the start token: leave --no-start out");
       check_input(static_cast<Index>(line.ids.size()) < loaded.config.model().positions(), "a prompt of ", line.ids.size(),
@@ -208,7 +208,8 @@ int generate_command(int argc, const char* const* argv) {
       ("top-p", po::value(&options.top_p)->default_value(options.top_p, "0.95"), "draw from the likeliest tokens of this mass")  //
       ("seed", po::value(&options.seed)->default_value(options.seed), "of the draws")                                            //
       ("batch", po::value(&options.batch)->default_value(options.batch), "prompts of a rank at once")                            //
-      ("no-start", po::bool_switch(&options.no_start), "no end of text before the prompt")                                       //
+      ("no-start", po::bool_switch(&options.no_start),
+       "no start token (an end of text, or bos_token_id of a Hugging Face directory) before the prompt")  //
       ("set", po::value(&options.settings)->composing(), "path.to.field=value for the checkpoint's configuration");
   if (!parse_command(
           argc, argv,

@@ -32,7 +32,10 @@ LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint,
     check_input(from.window == 0 || from.window >= loaded.config.model().positions(), "the model in ", loaded.folder,
                 " attends to the last ", from.window, " tokens only (sliding_window), and knows ", loaded.config.model().positions(),
                 " positions, which is not supported: set model.positions to at most ", from.window);
-    if (needs_text) loaded.tokenizer = open_tokenizer_of(loaded.folder, from.config);
+    if (needs_text) {
+      loaded.tokenizer = open_tokenizer_of(loaded.folder, from.config);
+      loaded.start = from.start >= 0 ? from.start : loaded.tokenizer->end_of_text();
+    }
   });
   start_watchdog(runtime, loaded.config.run().watchdog_seconds(), "");
   bool set_threads = false;  // a checkpoint's number of threads belongs to the machine that trained it

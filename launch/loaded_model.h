@@ -14,6 +14,7 @@ namespace yard {
 struct LoadedModel {
   std::string folder;
   RunConfig config;
+  std::int32_t start = -1;  // the token before a text; set with the tokenizer
   DType compute = DType::f32;
   std::unique_ptr<const Tokenizer> tokenizer;  // empty where no text was needed
   std::unique_ptr<Mesh> mesh;

@@ -103,6 +103,8 @@ class Run {
         if (!aside.empty()) words.push_back("the earlier run in " + run_dir_ + " is now in " + aside);
       } else {
         from_ = find_checkpoint(options_.resume);
+        check_input(fs::exists(from_ + "/state.json"), "", from_,
+                    " has a model but no state.json to go on from: start from its weights with init.checkpoint");
         const std::string damage = damage_of(from_, read_state(from_), true);
         check_input(damage.empty(), "", from_, " is damaged: ", damage, "; --resume auto takes the newest one that is whole");
       }

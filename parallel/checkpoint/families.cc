@@ -224,6 +224,11 @@ HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
     if (const json coefficient = value_of(file, "router_aux_loss_coef"); coefficient.is_number())
       result.config.mutable_losses()->set_balance(balance_from_hugging_face(coefficient, model.layers(), model.top_k()));
   }
+  if (const json start = value_of(file, "bos_token_id"); start.is_number_integer()) {
+    result.start = start;
+    check_input(result.start >= 0 && result.start < model.vocabulary(), "", path, ": bos_token_id is ", start.dump(),
+                ", beyond the vocabulary of ", model.vocabulary());
+  }
   if (const json window = value_of(file, "sliding_window"); window.is_number_integer()) result.window = window;
   return result;
 }

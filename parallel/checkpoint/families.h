@@ -9,9 +9,10 @@ namespace yard {
 
 /// What the config.json of a Hugging Face directory says, in our words.
 struct HuggingFaceConfig {
-  RunConfig config;    // model.*; losses.balance where the file has a coefficient; run.precision as the weights are stored
-  std::string family;  // model_type
-  Index window = 0;    // attention reaches back this many tokens; 0: all of them
+  RunConfig config;         // model.*; losses.balance where the file has a coefficient; run.precision as the weights are stored
+  std::string family;       // model_type
+  Index window = 0;         // attention reaches back this many tokens; 0: all of them
+  std::int32_t start = -1;  // bos_token_id: what stands before a text; -1: not said
 };
 
 /// Reads FOLDER/config.json: the settings of transformers 4 (rope_theta, torch_dtype) and 5 (rope_parameters, dtype), of the families in

@@ -160,6 +160,9 @@ TEST(HuggingFaceDirectory, IsWhereFineTuningStarts) {
     }
     directory.write(program / "d");
   }
+  const auto resumed = program.run("train --config tune --run-dir r --resume d");
+  EXPECT_EQ(resumed.code, 2);
+  EXPECT_THAT(resumed.err, HasSubstr("d has a model but no state.json to go on from"));
   const auto tuned = program.run("train --config tune --run-dir r --set mesh.expert=2", 2);
   ASSERT_EQ(tuned.code, 0) << tuned.err;
   const json written = json::parse(program.read("r/checkpoints/step-00000002/config.json"));
@@ -201,6 +204,7 @@ TEST(HuggingFaceDirectory, ThatDoesNotFitIsRefused) {
   refused("hidden_act is \"gelu\"", [](Directory& d) { d.config["hidden_act"] = "gelu"; });
   refused("rope_scaling is", [](Directory& d) { d.config["rope_scaling"] = {{"type", "linear"}, {"factor", 2}}; });
   refused("attends to the last 2 tokens only", [](Directory& d) { d.config["sliding_window"] = 2; });
+  refused("bos_token_id is 96, beyond the vocabulary", [](Directory& d) { d.config["bos_token_id"] = 96; });
   refused(
       "has no tokenizer.model", [](Directory&) {}, "eval --checkpoint d --text text");
 }
