@@ -68,7 +68,8 @@ void Model::allocate(Stream& stream, Mesh& mesh, bool train) {
       stream, [this](const auto& see) { visit(see); }, settings);
 }
 
-Model build_model(const RunConfig& config, Mesh& mesh, Stream& stream, DType compute, const RouterTable& routers) {
+std::unique_ptr<Module> build_moe_layer(const RunConfig& config, Mesh& mesh, Stream& stream, Index layer, Model& model,
+                                        const RouterTable& routers) {
   const ModelShape shape = shape_from_config(config);
   const std::string& kind = config.model().router().kind();
   const auto make_router = routers.find(kind);
@@ -76,38 +77,40 @@ Model build_model(const RunConfig& config, Mesh& mesh, Stream& stream, DType com
   const SumOverRanks sum = [&mesh](Context& context, const Tensor& values) {
     return mesh.world().all_reduce(context.stream, context.profiler, {"router.state"}, values);
   };
+  Communicator& group = mesh.along(Axis::expert);
+  const std::string prefix = names::layer(layer) + "block_sparse_moe.";
+  RouterPlace place;
+  place.layer = layer;
+  place.moe_layer = static_cast<Index>(model.reports.size());
+  place.moe_layers = shape.moe_layers();
+  place.width = shape.width;
+  place.experts = shape.experts;
+  place.top_k = shape.top_k;
+  place.deviation = shape.deviation;
+  place.name = prefix;
+  model.reports.push_back(std::make_shared<RouterReport>(stream, shape.experts));
 
+  MoeLayer::Parts parts;
+  parts.router = make_router->second(place, config, sum);
+  model.sees_later_tokens = model.sees_later_tokens || parts.router->sees_later_tokens();
+  parts.exchange = std::make_unique<DirectExchange>(group, shape.experts, static_cast<int>(layer));
+  const Index local = shape.experts / group.size();
+  parts.experts = make_experts(shape, layer, local * group.rank(), local);
+  if (shape.shared_hidden > 0) {
+    parts.shared =
+        std::make_unique<SharedExperts>(make_dense_bank(shape, layer, shape.shared_hidden, prefix + "shared_experts."),
+                                        shape.shared_gate ? prefix + "shared_expert_gate.weight" : "", shape.width, shape.deviation);
+  }
+  parts.report = model.reports.back();
+  parts.keyed = shape.expert_dropout > 0;
+  return std::make_unique<MoeLayer>(std::move(parts));
+}
+
+Model build_model(const RunConfig& config, Mesh& mesh, Stream& stream, DType compute, const RouterTable& routers) {
+  const ModelShape shape = shape_from_config(config);
   Model model;
   model.totals = std::make_unique<RoutingTotals>(stream, shape.moe_layers(), shape.experts);
-  const auto make_moe = [&](Index layer) -> std::unique_ptr<Module> {
-    Communicator& group = mesh.along(Axis::expert);
-    const std::string prefix = names::layer(layer) + "block_sparse_moe.";
-    RouterPlace place;
-    place.layer = layer;
-    place.moe_layer = static_cast<Index>(model.reports.size());
-    place.moe_layers = shape.moe_layers();
-    place.width = shape.width;
-    place.experts = shape.experts;
-    place.top_k = shape.top_k;
-    place.deviation = shape.deviation;
-    place.name = prefix;
-    model.reports.push_back(std::make_shared<RouterReport>(stream, shape.experts));
-
-    MoeLayer::Parts parts;
-    parts.router = make_router->second(place, config, sum);
-    model.sees_later_tokens = model.sees_later_tokens || parts.router->sees_later_tokens();
-    parts.exchange = std::make_unique<DirectExchange>(group, shape.experts, static_cast<int>(layer));
-    const Index local = shape.experts / group.size();
-    parts.experts = make_experts(shape, layer, local * group.rank(), local);
-    if (shape.shared_hidden > 0) {
-      parts.shared =
-          std::make_unique<SharedExperts>(make_dense_bank(shape, layer, shape.shared_hidden, prefix + "shared_experts."),
-                                          shape.shared_gate ? prefix + "shared_expert_gate.weight" : "", shape.width, shape.deviation);
-    }
-    parts.report = model.reports.back();
-    parts.keyed = shape.expert_dropout > 0;
-    return std::make_unique<MoeLayer>(std::move(parts));
-  };
+  const auto make_moe = [&](Index layer) { return build_moe_layer(config, mesh, stream, layer, model, routers); };
   model.transformer = std::make_unique<Transformer>(shape, compute, make_moe);
   return model;
 }

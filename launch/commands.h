@@ -7,6 +7,7 @@ namespace yard {
 int train_command(int argc, const char* const* argv);
 int eval_command(int argc, const char* const* argv);
 int generate_command(int argc, const char* const* argv);
+int bench_command(int argc, const char* const* argv);
 int verify_layout_command(int argc, const char* const* argv);
 
 }  // namespace yard

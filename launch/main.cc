@@ -26,6 +26,7 @@ constexpr std::array kCommands = {
     Command{"eval", "loss, perplexity and bits per byte of a checkpoint, or its logits", yard::eval_command},
     Command{"generate", "continue a text", yard::generate_command},
     Command{"verify-layout", "show that the split into ranks does not change the result", yard::verify_layout_command},
+    Command{"bench", "time matrix products, a layer or a step, beside the products alone", yard::bench_command},
     Command{"tokenizer", "train a SentencePiece model on text", yard::tokenizer_command},
     Command{"tokenize", "turn text into token files", yard::tokenize_command},
     Command{"baselines", "unigram and bigram models of token files, in bits per byte", yard::baselines_command},

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/ops/host/product_floor.h"
+#include "launch/runtime.h"
+#include "parallel/mesh.h"
+
+namespace yard::bench {
+
+/// What all benchmarks take.
+struct Options {
+  std::string precision = "auto";
+  Index repeat = 10, warmup = 3;
+  Index threads = 0;
+  std::string json;
+};
+
+/// One line of a benchmark: times of the slowest rank, the floor of its products beside them.
+struct Result {
+  std::string name;
+  std::vector<double> seconds;  // of each repetition, sorted
+  double flops = 0;             // of the products, of one rank
+  double share = 0;             // of the whole that it is a part of; 0 when it is none
+  ops::host::Floor floor;       // 0 seconds where there is nothing to compare with
+  double median() const { return seconds.empty() ? 0 : seconds[seconds.size() / 2]; }
+  double quantile(double q) const;
+  double floor_ratio() const { return median() > 0 ? floor.seconds / median() : 0; }
+};
+
+/// Runs `body` on all ranks at once and times it: warm-up runs are left out, each time is the slowest rank's. Collective.
+std::vector<double> time_runs(RankRuntime&, Communicator& world, const Options&, const std::function<void()>& body);
+/// The floor of these products, measured on all ranks at once: the slowest rank's. Collective.
+ops::host::Floor common_floor(RankRuntime&, Communicator& world, const Options&, std::span<const ops::host::FloorProduct>, DType);
+
+/// Prints the results as a table and writes them as JSON where a file was asked for: name, median_seconds, p05_seconds, p95_seconds,
+/// tflops, floor_seconds, floor_ratio, floor_library, precision, threads, ranks.
+void report(const Options&, const std::vector<Result>&, const std::string& heading, DType, int threads, int ranks);
+
+/// The shapes of `products` on rows of each group, three ways: forward, gradient of the input, gradient of the weight.
+void add_training_products(std::vector<ops::host::FloorProduct>&, std::span<const Index> rows, Index in, Index out);
+
+/// The products of a configuration, forward and both gradients, dense and by expert.
+void gemm(RankRuntime&, const Options&, const RunConfig&, double spread);
+/// One Mixture-of-Experts layer, forward and backward.
+void layer(RankRuntime&, const Options&, const RunConfig&);
+/// A whole training step, phase by phase.
+void step(RankRuntime&, const Options&, const RunConfig&);
+
+}  // namespace yard::bench

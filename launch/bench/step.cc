@@ -1,0 +1,154 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iostream>
+#include <map>
+
+#include "core/random.h"
+#include "launch/bench/bench.h"
+#include "launch/model_from_config.h"
+#include "launch/trainer.h"
+
+namespace yard::bench {
+namespace {
+
+using ops::host::Floor;
+using ops::host::FloorProduct;
+
+/// A part of a step as the table shows it: its phases in the profile, and the products whose floor it is compared with.
+struct Part {
+  std::string name;
+  std::vector<std::string> phases;
+  std::vector<FloorProduct> products;
+};
+
+/// Rows of this rank's experts in one micro-step, from the last step's counts.
+std::vector<Index> local_rows(const Mesh& mesh, const RunConfig& config, const std::vector<Index>& counts, int expert_ranks) {
+  const auto local = static_cast<Index>(counts.size()) / expert_ranks;
+  const Index first = mesh.coordinate(Axis::expert) * local;
+  const Index share = config.mesh().data() * config.data().accumulate();
+  std::vector<Index> rows;
+  for (Index e = first; e < first + local; ++e) rows.push_back(counts[static_cast<std::size_t>(e)] / share);
+  return rows;
+}
+
+std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const StepReport& report) {
+  const ModelShape model = shape_from_config(config);
+  const Index n = config.data().global_batch() * config.data().length() / config.data().accumulate() / mesh.size();
+  const std::vector<Index> all = {n};
+  const Index query = model.heads * model.head_width;
+  const Index key = model.kv_heads * model.head_width;
+  Part attention{"attention", {"attention.forward", "attention.backward"}, {}};
+  Part experts{"expert products", {"experts.forward", "experts.backward"}, {}};
+  std::size_t moe = 0;
+  for (Index layer = 0; layer < model.layers; ++layer) {
+    add_training_products(attention.products, all, model.width, query + 2 * key);
+    add_training_products(attention.products, all, query, model.width);
+    const Index matrices = model.gated ? 2 : 1;
+    if (model.is_moe(layer)) {
+      const auto rows = local_rows(mesh, config, report.tokens_per_expert[moe++], mesh.shape().expert);
+      add_training_products(experts.products, rows, model.width, matrices * model.hidden);
+      add_training_products(experts.products, rows, model.hidden, model.width);
+      if (model.shared_hidden > 0) {
+        add_training_products(experts.products, all, model.width, matrices * model.shared_hidden);
+        add_training_products(experts.products, all, model.shared_hidden, model.width);
+      }
+    } else {
+      add_training_products(experts.products, all, model.width, matrices * model.dense_width());
+      add_training_products(experts.products, all, model.dense_width(), model.width);
+    }
+  }
+  Part output{"cross-entropy", {"cross_entropy"}, {}};
+  add_training_products(output.products, all, model.width, model.vocabulary);
+  return {attention,
+          {"norms", {"norm.forward", "norm.backward"}, {}},
+          {"router", {"router.forward", "router.backward", "exchange.plan"}, {}},
+          {"permute", {"exchange.gather", "exchange.scatter", "exchange.combine"}, {}},
+          experts,
+          {"embedding", {"embedding.forward", "embedding.backward"}, {}},
+          output,
+          {"gradient norm", {"gradient.norm"}, {}},
+          {"optimizer", {"optimizer"}, {}},
+          {"data", {"data"}, {}}};
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values.empty() ? 0 : values[values.size() / 2];
+}
+
+}  // namespace
+
+void step(RankRuntime& runtime, const Options& options, const RunConfig& config) {
+  const int threads = choose_threads(runtime, options.threads);
+  const DType dtype = choose_precision(runtime, config.run().precision());
+  Mesh mesh(std::move(runtime.world), {static_cast<int>(config.mesh().expert()), static_cast<int>(config.mesh().data())});
+  std::vector<std::int32_t> ids(1 << 20);
+  const Random random(1);
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    ids[i] = static_cast<std::int32_t>(random.bits(i) % static_cast<std::uint64_t>(config.model().vocabulary()));
+  Trainer trainer(runtime, mesh, config, dtype, std::make_shared<TokenStream>(std::move(ids), "random tokens"), -1);
+
+  std::map<std::string, std::vector<double>> phases;
+  std::map<std::string, std::vector<double>> transfers;  // exposed seconds of each kind
+  StepReport last;
+  Index run = -options.warmup;
+  Result whole;
+  whole.name = "step";
+  whole.seconds = time_runs(runtime, mesh.world(), options, [&] {
+    last = trainer.step();
+    if (run++ < 0) return;
+    for (const auto& [name, seconds] : last.profile.phases) phases[name].push_back(seconds);
+    double exposed = 0;
+    double sums = 0;
+    for (const auto& [name, totals] : last.profile.transfers) {
+      (name.find("gradients") != std::string::npos || name.find("parameters") != std::string::npos ? sums : exposed) +=
+          totals.exposed_seconds;
+    }
+    transfers["all-to-all and counts"].push_back(exposed);
+    transfers["gradient sums"].push_back(sums);
+  });
+
+  std::vector<Result> results;
+  std::vector<FloorProduct> products;
+  double accounted = 0;
+  for (const Part& part : parts_of(mesh, config, last)) {
+    Result result;
+    result.name = part.name;
+    double seconds = 0;
+    for (const std::string& phase : part.phases) seconds += median(phases[phase]);
+    result.seconds = {seconds};
+    const auto micros = static_cast<double>(config.data().accumulate());
+    for (const auto& product : part.products) result.flops += product.flops() * micros;
+    if (!part.products.empty()) {
+      result.floor = common_floor(runtime, mesh.world(), options, part.products, dtype);
+      result.floor.seconds *= micros;
+      whole.flops += result.flops;
+      whole.floor.seconds += result.floor.seconds;
+    }
+    accounted += seconds;
+    results.push_back(std::move(result));
+  }
+  whole.floor.library = "the sum of its parts";
+  for (const auto& [name, seconds] : transfers) {
+    Result result;
+    result.name = name;
+    result.seconds = {median(seconds)};
+    accounted += result.median();
+    results.push_back(std::move(result));
+  }
+  Result rest;
+  rest.name = "everything else";
+  rest.seconds = {std::max(0.0, whole.median() - accounted)};
+  results.push_back(std::move(rest));
+  results.push_back(whole);
+  if (mesh.rank() != 0) return;
+  for (Result& result : results) result.share = result.median() / whole.median();
+  const auto tokens = static_cast<double>(config.data().global_batch() * config.data().length());
+  report(options, results,
+         fmt::format("a step of {:.0f} tokens, {}, {} thread{} a rank, {} rank{}: {:.0f} tokens/s", tokens, name_of(dtype), threads,
+                     threads == 1 ? "" : "s", mesh.size(), mesh.size() == 1 ? "" : "s", tokens / whole.median()),
+         dtype, threads, mesh.size());
+}
+
+}  // namespace yard::bench

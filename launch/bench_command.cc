@@ -1,0 +1,87 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+
+#include "comm/agree.h"
+#include "launch/bench/bench.h"
+#include "launch/command_line.h"
+#include "launch/commands.h"
+#include "launch/config_fields.h"
+#include "launch/config_reader.h"
+#include "launch/config_rules.h"
+
+namespace yard {
+
+namespace po = boost::program_options;
+
+int bench_command(int argc, const char* const* argv) {
+  const std::vector<std::string> kinds = {"gemm", "layer", "step"};
+  const std::string kind = argc > 1 ? argv[1] : "";
+  const std::string about =
+      "gemm|layer|step [--config FILE] [--set path.to.field=value]... [--precision P] [--repeat N] [--json FILE]\n\n"
+      "Measures the matrix products of a configuration, one Mixture-of-Experts layer, or a whole training step, beside the floor: the "
+      "same\n"
+      "products alone by the fastest library, in the same process. Under mpirun all ranks do it at once, and the slowest one's time "
+      "counts.";
+  bench::Options options;
+  std::string config_file;
+  std::vector<std::string> settings;
+  double spread = 1;
+  Index tokens = 4096;
+  Index width = 512;
+  Index hidden = 1408;
+  Index experts = 8;
+  Index top_k = 2;
+  po::options_description described("Options");
+  described.add_options()                                                                                                        //
+      ("config", po::value(&config_file), "configuration of gemm and step; default launch/configs/benchmark.textproto's model")  //
+      ("set", po::value(&settings)->composing(), "path.to.field=value; may be given again")                                      //
+      ("precision", po::value(&options.precision)->default_value(options.precision), "auto, bf16 or f32")                        //
+      ("repeat", po::value(&options.repeat)->default_value(options.repeat), "runs that are timed")                               //
+      ("warmup", po::value(&options.warmup)->default_value(options.warmup), "runs before them")                                  //
+      ("threads", po::value(&options.threads)->default_value(options.threads), "of a rank; 0: the cores it may use")             //
+      ("json", po::value(&options.json), "file for the numbers")                                                                 //
+      ("spread", po::value(&spread)->default_value(spread), "gemm: rows of the fullest expert over those of the emptiest")       //
+      ("tokens", po::value(&tokens)->default_value(tokens), "layer: tokens of all ranks")                                        //
+      ("width", po::value(&width)->default_value(width), "layer: values of a token")                                             //
+      ("hidden", po::value(&hidden)->default_value(hidden), "layer: inner width of an expert")                                   //
+      ("experts", po::value(&experts)->default_value(experts), "layer: experts")                                                 //
+      ("top-k", po::value(&top_k)->default_value(top_k), "layer: experts of a token");
+  const bool named = std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
+  check_input(named || kind == "--help" || kind == "-h", "bench needs to know what to measure: ", listed(kinds, "or"),
+              kind.empty() ? "" : ", not '" + kind + "'", suggestion(kind, kinds));
+  const auto given = named ? parse_command(argc - 1, argv + 1, about, described) : parse_command(argc, argv, about, described);
+  if (!given) return 0;
+  check_input(options.repeat >= 1, "--repeat must be at least 1, got ", options.repeat);
+  check_input(options.warmup >= 0, "--warmup must not be negative, got ", options.warmup);
+  check_input(spread >= 1, "--spread must be at least 1, got ", spread);
+  return run_on_ranks([&](RankRuntime& runtime) {
+    RunConfig config;
+    agree(*runtime.world, runtime.profiler, runtime.stream, [&] {
+      // W1: what published tables of this repository refer to.
+      const char* w1 =
+          "model { vocabulary: 8192 width: 384 layers: 6 heads: 6 kv_heads: 2 head_width: 64 experts: 8 top_k: 2 hidden: 1024 } "
+          "data { length: 256 global_batch: 16 }";
+      config = config_file.empty() ? parse_config(w1, "the benchmark's model") : read_config(config_file);
+      if (kind == "layer") {
+        check_input(tokens % runtime.size == 0 && tokens >= runtime.size, "--tokens is ", tokens, ", but must be a multiple of the ",
+                    runtime.size, " ranks");
+        config = parse_config(
+            fmt::format("model {{ width: {} heads: 1 head_width: 2 layers: 1 experts: {} top_k: {} hidden: {} positions: {} }} "
+                        "data {{ length: {} global_batch: {} }}",
+                        width, experts, top_k, hidden, tokens / runtime.size, tokens / runtime.size, runtime.size),
+            "the layer");
+      }
+      apply_setting(config, "run.precision=" + options.precision);
+      for (const std::string& setting : settings) apply_setting(config, setting);
+      if (!config.mesh().has_expert() && config.model().experts() % runtime.size == 0) config.mutable_mesh()->set_expert(runtime.size);
+      config = resolve(config, runtime.size);
+    });
+    if (kind == "gemm") bench::gemm(runtime, options, config, spread);
+    if (kind == "layer") bench::layer(runtime, options, config);
+    if (kind == "step") bench::step(runtime, options, config);
+  });
+}
+
+}  // namespace yard
