@@ -54,7 +54,7 @@ std::map<std::string, std::vector<double>> TrainerRig::values() {
 CheckpointWriter::Settings writer_settings(const std::string& folder, const RunConfig& config) {
   CheckpointWriter::Settings settings;
   settings.folder = folder;
-  settings.texts = {{"config.json", hugging_face_config(resolve(config, 1), DType::f32, 256)}};
+  settings.texts = {{"config.json", hugging_face_config(resolve(config, 1), DType::f32, 0)}};
   return settings;
 }
 
