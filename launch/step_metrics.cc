@@ -37,9 +37,25 @@ constexpr std::array kPhases = {"data",
                                 "checkpoint"};
 
 /// What collectives are for; those of a layer are added up over layers here.
-constexpr std::array kTransfers = {"counts",           "dispatch",          "combine",          "dispatch.backward", "combine.backward",
-                                   "routing.counts",   "gradients.dense",   "gradients.expert", "gradient.norm",     "metrics",
-                                   "parameters.dense", "parameters.expert", "router.state",     "validation"};
+constexpr std::array kTransfers = {"counts",
+                                   "dispatch",
+                                   "combine",
+                                   "dispatch.backward",
+                                   "combine.backward",
+                                   "routing.counts",
+                                   "gradients.dense",
+                                   "gradients.expert",
+                                   "gradient.norm",
+                                   "metrics",
+                                   "parameters.dense",
+                                   "parameters.expert",
+                                   "router.state",
+                                   "validation",
+                                   "signs",
+                                   "agree",
+                                   "text",
+                                   "checkpoint",
+                                   "checkpoint.masters"};
 
 constexpr Index kTransferFields = 5;
 constexpr auto kFields = static_cast<Index>(kPhases.size()) + kTransferFields * static_cast<Index>(kTransfers.size()) + 2;

@@ -57,9 +57,7 @@ class Run {
       throw;
     }
     progress.finish();
-    if (!saved_) trainer_->save(*checkpoints_);
-    trainer_->finish(*checkpoints_);
-    log_.file_line("checkpoint " + checkpoints_->newest());
+    finish_save();
     if (trainer_->steps_done() >= steps) {
       log_.line(fmt::format("trained {} steps; the run is in {}", steps, run_dir_));
     } else {
@@ -156,7 +154,7 @@ class Run {
     facts.precision = compute_ == DType::bf16 ? "bf16" : "f32";
     if (automatic)
       facts.precision += compute_ == DType::bf16 ? " (auto: the processor has it in hardware)" : " (auto: no bf16 in hardware)";
-    facts.layout = fmt::format("{} ranks: expert {} x data {}", mesh_->size(), shape.expert, shape.data);
+    facts.layout = fmt::format("{} rank{}: expert {} x data {}", mesh_->size(), mesh_->size() == 1 ? "" : "s", shape.expert, shape.data);
     facts.threads = threads_;
     facts.hosts = hosts;
     facts.cores = cores;
@@ -207,7 +205,6 @@ class Run {
   /// Returns why to stop after this step, StopRequest's number, or 0.
   int one_step(Progress& progress, Index steps) {
     const StepReport report = trainer_->step();
-    saved_ = false;
     if (!report.skipped.empty())
       log_.line(fmt::format("step {}: {}; this update is skipped, {} so far", report.step, report.skipped, report.skipped_steps));
     StepMetrics metrics = step_metrics(runtime_, *mesh_, config_, report);
@@ -231,9 +228,8 @@ class Run {
     const Signs signs = exchange_signs();
     if (signs.written) finish_save();
     if (last || signs.stop != 0 || (config_.checkpoint().every() > 0 && report.step % config_.checkpoint().every() == 0)) {
+      finish_save();
       trainer_->save(*checkpoints_);
-      saved_ = true;
-      if (!checkpoints_->pending()) finish_save();
     }
     return signs.stop;
   }
@@ -250,9 +246,12 @@ class Run {
     return {static_cast<int>(largest.values<std::int64_t>()[0]), checkpoints_->pending() && largest.values<std::int64_t>()[1] == 0};
   }
 
+  /// Waits for a checkpoint that is being written, and notes each once.
   void finish_save() {
     trainer_->finish(*checkpoints_);
-    log_.file_line("checkpoint " + checkpoints_->newest());
+    if (checkpoints_->newest() == noted_) return;
+    noted_ = checkpoints_->newest();
+    log_.file_line("checkpoint " + noted_);
   }
 
   /// Times some steps, writing nothing; the first ones warm up.
@@ -309,7 +308,8 @@ class Run {
   RunLog log_;
   std::unique_ptr<MetricsLog> metrics_;
   std::unique_ptr<TensorBoardWriter> events_;
-  bool memory_shown_ = false, saved_ = false;
+  std::string noted_;  // the last checkpoint that log.txt tells of
+  bool memory_shown_ = false;
 };
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include "core/io/file.h"
 #include "core/profiler.h"
+#include "launch/checkpoint_config.h"
 #include "launch/command_line.h"
 #include "launch/commands.h"
 #include "launch/config_reader.h"
@@ -113,7 +114,7 @@ std::vector<std::string> settings_of(const std::vector<std::string>& common, con
 void check_layout(const Options& options, const std::vector<std::string>& common, const Layout& layout) {
   const RunConfig config = load_config(options.config, settings_of(common, layout));
   try {
-    check_trainable(resolve(config, layout.ranks()));
+    check_trainable(resolve(with_initial_checkpoint(config), layout.ranks()));
   } catch (const InputError& error) {
     fail_input("layout ", layout.name(), ": ", error.what());
   }

@@ -99,7 +99,10 @@ FileContents model_contents(Context& context, Mesh& mesh, ParameterStore& store,
         if (widen) {
           int owner = 0;
           const Tensor all = collect(context, replicas, buffer, segment, slice, optimizer.shares()[b].master, owner);
-          if (owner == replicas.rank()) contents.push_back(file_tensor(slice.name, extents(values.shape()), all));
+          if (owner == replicas.rank()) {
+            contents.push_back(file_tensor(slice.name, extents(values.shape()), all));
+            contents.back().own = true;
+          }
           continue;
         }
         const auto least = std::min_element(bytes.begin(), bytes.end());

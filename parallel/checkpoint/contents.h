@@ -13,6 +13,7 @@ namespace yard {
 struct FileTensor {
   SafetensorsEntry entry;
   Tensor values;
+  bool own = false;  // whether nobody else holds the values, so that training cannot change them
 };
 using FileContents = std::vector<FileTensor>;
 

@@ -210,7 +210,7 @@ std::string newest_intact_checkpoint(Communicator& world, Profiler& profiler, St
   return {};
 }
 
-std::string begin_checkpoint(const std::string& folder, std::int64_t step) {
+void begin_checkpoint(const std::string& folder, std::int64_t step) {
   std::error_code error;
   fs::create_directories(folder, error);
   check(!error, "cannot make the folder ", folder, ": ", error.message());
@@ -220,10 +220,9 @@ std::string begin_checkpoint(const std::string& folder, std::int64_t step) {
   const std::string path = folder + "/" + checkpoint_name(step) + ".tmp";
   fs::create_directory(path, error);
   check(!error, "cannot make the folder ", path, ": ", error.message());
-  return path;
 }
 
-std::string commit_checkpoint(const std::string& folder, std::int64_t step) {
+void commit_checkpoint(const std::string& folder, std::int64_t step) {
   const fs::path final_path = fs::path(folder) / checkpoint_name(step);
   const fs::path written = final_path.string() + ".tmp";
   sync_folder(written);
@@ -245,7 +244,6 @@ std::string commit_checkpoint(const std::string& folder, std::int64_t step) {
   file.finish();
   rename_file(latest + ".tmp", latest);
   sync_folder(folder);
-  return final_path.string();
 }
 
 void prune_checkpoints(const std::string& folder, std::int64_t keep, std::int64_t keep_every) {

@@ -34,10 +34,10 @@ std::string find_checkpoint(const std::string& path);
 /// each that was passed over. Collective: ranks share the reading.
 std::string newest_intact_checkpoint(Communicator&, Profiler&, Stream&, const std::string& folder, std::vector<std::string>& skipped);
 
-/// Removes what earlier jobs left unfinished and makes an empty STEP.tmp; returns its path.
-std::string begin_checkpoint(const std::string& folder, std::int64_t step);
-/// Makes a written STEP.tmp the newest checkpoint, whatever has its name already, and returns its path. Throws Error.
-std::string commit_checkpoint(const std::string& folder, std::int64_t step);
+/// Removes what earlier jobs left unfinished and makes an empty STEP.tmp.
+void begin_checkpoint(const std::string& folder, std::int64_t step);
+/// Makes a written STEP.tmp the newest checkpoint, whatever has its name already. Throws Error.
+void commit_checkpoint(const std::string& folder, std::int64_t step);
 /// Removes all but the newest `keep` and those whose step is a multiple of keep_every.
 void prune_checkpoints(const std::string& folder, std::int64_t keep, std::int64_t keep_every);
 /// When a run goes back to a step, renames the checkpoints of later steps to STEP.left; returns a sentence for each.

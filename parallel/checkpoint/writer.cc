@@ -137,7 +137,9 @@ void CheckpointWriter::save(Context& context, Mesh& mesh, ParameterStore& store,
     return;
   }
   for (auto& [name, contents] : job_->files) {
-    for (FileTensor& tensor : contents) tensor.values = tensor.values.clone(context.stream);
+    for (FileTensor& tensor : contents) {
+      if (!tensor.own) tensor.values = tensor.values.clone(context.stream);
+    }
   }
   job_->thread = std::thread([job = job_.get()] {
     // On Linux this is the priority of the thread alone: training goes first where cores are few.

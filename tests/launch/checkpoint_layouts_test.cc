@@ -25,7 +25,10 @@ Values contents_of(const std::string& folder) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with("model-")) continue;
     const SafetensorsReader reader(entry.path().string());
-    for (const auto& tensor : reader.entries()) all[tensor.name] = to_f64(reader.read(cpu(), tensor.name, DType::f32));
+    for (const auto& tensor : reader.entries()) {
+      EXPECT_FALSE(all.contains(tensor.name)) << tensor.name << " lies in two files";
+      all[tensor.name] = to_f64(reader.read(cpu(), tensor.name, DType::f32));
+    }
   }
   const CheckpointState state = read_state(folder);
   for (const auto& piece : state.optimizer()) {
