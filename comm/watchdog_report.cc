@@ -135,7 +135,7 @@ std::map<int, json> read_watchdog_files(const std::string& folder, int ranks, co
   for (int rank = 0; rank < ranks; ++rank) {
     std::ifstream in(watchdog_file(folder, rank));
     if (!in) continue;
-    json report = json::parse(in, nullptr, false);
+    json report = parse_json(in);
     if (report.is_object() && report.value("job", "") == job) result.emplace(rank, std::move(report));
   }
   return result;

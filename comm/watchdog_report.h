@@ -1,10 +1,10 @@
 #pragma once
 
 #include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "comm/flight_recorder.h"
+#include "core/io/json.h"
 
 namespace yard {
 

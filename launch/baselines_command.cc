@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <iostream>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "core/data/ngram.h"
 #include "core/data/token_file.h"
 #include "core/data/tokenizer.h"
 #include "core/error.h"
+#include "core/io/json.h"
 #include "launch/command_line.h"
 
 namespace yard {

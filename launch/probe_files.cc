@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/io/json.h"
 
 namespace yard {
 namespace {
@@ -15,7 +15,7 @@ std::string steps_file(const std::string& folder, int rank) { return folder + "/
 std::string routing_file(const std::string& folder, int rank) { return folder + "/rank-" + std::to_string(rank) + ".routing"; }
 
 ProbeStep parse_step(const std::string& line) {
-  const json object = json::parse(line);
+  const json object = parse_json(line);
   ProbeStep step;
   step.step = object.at("step");
   step.loss = object.at("loss");

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <functional>
 #include <iostream>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "core/data/tokenizer.h"
 #include "core/error.h"
 #include "core/io/file.h"
+#include "core/io/json.h"
 #include "launch/command_line.h"
 #include "launch/status_line.h"
 
@@ -77,7 +77,7 @@ void take_fields(const MappedFile& file, const std::string& field, const TakeDoc
   take_lines(file, [&](std::string_view line) {
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) return;
-    const json object = json::parse(line, nullptr, false);
+    const json object = parse_json(line);
     check_input(object.is_object(), "line ", number, " of ", file.path(), " is no JSON object");
     const auto value = object.find(field);
     check_input(value != object.end() && value->is_string(), "line ", number, " of ", file.path(), " has no string '", field, "'");

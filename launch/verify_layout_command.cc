@@ -9,9 +9,9 @@
 #include <cstring>
 #include <filesystem>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
 #include "core/io/file.h"
+#include "core/io/json.h"
 #include "core/profiler.h"
 #include "launch/checkpoint_config.h"
 #include "launch/command_line.h"

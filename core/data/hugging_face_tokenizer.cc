@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string_view>
 #include <unordered_map>
@@ -13,6 +12,7 @@
 
 #include "core/data/segmenter.h"
 #include "core/data/utf8.h"
+#include "core/io/json.h"
 
 namespace yard {
 

@@ -6,9 +6,10 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
+
+#include "core/io/json.h"
 
 namespace yard {
 

@@ -6,10 +6,10 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "core/error.h"
+#include "core/io/json.h"
 
 namespace yard {
 namespace {
@@ -180,7 +180,7 @@ HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
   const std::string path = folder + "/config.json";
   std::ifstream stream(path);
   check_input(stream.good(), "cannot read ", path, "; a Hugging Face directory has one");
-  const json file = json::parse(stream, nullptr, false);
+  const json file = parse_json(stream);
   check_input(file.is_object(), "", path, " is not a JSON object");
   HuggingFaceConfig result;
   const json type = value_of(file, "model_type");
@@ -276,7 +276,7 @@ std::string hugging_face_config(const RunConfig& config, DType weights, std::int
     std::string text;
     const auto status = google::protobuf::util::MessageToJsonString(model, &text, options);
     check(status.ok(), "cannot write the model as JSON: ", status.ToString());
-    file["switchyard"] = json::parse(text);
+    file["switchyard"] = parse_json(text);
   }
   return file.dump(2) + "\n";
 }

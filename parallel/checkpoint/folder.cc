@@ -14,12 +14,12 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "comm/text.h"
 #include "core/io/crc32c.h"
 #include "core/io/file.h"
+#include "core/io/json.h"
 
 namespace yard {
 namespace {

@@ -5,9 +5,9 @@
 #include <fstream>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/io/json.h"
 #include "core/io/safetensors.h"
 #include "core/ops/elementwise.h"
 #include "parallel/checkpoint/contents.h"
@@ -45,7 +45,7 @@ class ModelFiles {
       return;
     }
     std::ifstream stream(index_path);
-    const json index = json::parse(stream, nullptr, false);
+    const json index = parse_json(stream);
     check_input(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), "", index_path.string(),
                 " has no weight_map: it is damaged");
     for (const auto& [name, file] : index["weight_map"].items()) {

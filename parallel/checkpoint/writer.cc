@@ -5,11 +5,11 @@
 
 #include <atomic>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "comm/agree.h"
 #include "comm/text.h"
 #include "core/io/file.h"
+#include "core/io/json.h"
 #include "core/io/safetensors.h"
 #include "parallel/checkpoint/contents.h"
 
@@ -180,7 +180,7 @@ void CheckpointWriter::commit(const std::vector<std::string>& reports) {
   json weights = json::object();
   std::uint64_t bytes = 0;
   for (const std::string& text : reports) {
-    const json report = json::parse(text);
+    const json report = parse_json(text);
     for (const json& file : report["files"]) files.push_back(file);
     weights.update(report["weights"]);
     bytes += report["bytes"].get<std::uint64_t>();

@@ -1,11 +1,11 @@
 #include "comm/watchdog.h"
+#include "core/io/json.h"
 
 #include <gmock/gmock.h>
 
 #include <atomic>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "comm/local.h"
@@ -106,7 +106,7 @@ TEST(Watchdog, NamesTheRankThatNeverEnters) {
   EXPECT_FALSE(std::filesystem::exists(watchdog_file(watched.folder().path(), 1)));
   for (const int rank : {0, 2}) {
     std::ifstream in(watchdog_file(watched.folder().path(), rank));
-    const auto report = nlohmann::json::parse(in);
+    const auto report = parse_json(in);
     EXPECT_EQ(report.at("waiting").at("phase"), "dispatch");
     EXPECT_EQ(report.at("waiting").at("layer"), 3);
     EXPECT_EQ(report.at("waiting").at("sequence"), 2);

@@ -1,7 +1,6 @@
 #include <gmock/gmock.h>
 
-#include <nlohmann/json.hpp>
-
+#include "core/io/json.h"
 #include "tests/launch/program.h"
 
 namespace yard {
@@ -21,7 +20,7 @@ constexpr const char* kSmall =
 std::vector<json> measured(const Program& program, const std::string& words, int ranks) {
   const auto result = program.run("bench " + words + kShort, ranks);
   EXPECT_EQ(result.code, 0) << result.err;
-  const json objects = json::parse(program.read("j"));
+  const json objects = parse_json(program.read("j"));
   for (const json& each : objects) {
     for (const char* field : {"median_seconds", "p05_seconds", "p95_seconds", "tflops", "floor_seconds", "floor_ratio"})
       EXPECT_TRUE(each.at(field).is_number()) << each.dump();

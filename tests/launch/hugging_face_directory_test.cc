@@ -1,7 +1,6 @@
 #include <gmock/gmock.h>
 
-#include <nlohmann/json.hpp>
-
+#include "core/io/json.h"
 #include "core/io/safetensors.h"
 #include "tests/launch/program.h"
 
@@ -17,7 +16,7 @@ namespace fs = std::filesystem;
 class Directory {
  public:
   explicit Directory(const std::string& fixture) : fixture_(std::string(YARD_FIXTURES) + "/" + fixture + ".safetensors") {
-    config = json::parse(fixture_.metadata().at("config"));
+    config = parse_json(fixture_.metadata().at("config"));
     config["model_type"] = config.contains("num_local_experts") ? "mixtral" : "llama";
     config["hidden_act"] = "silu";
     config["torch_dtype"] = "float32";
@@ -165,7 +164,7 @@ TEST(HuggingFaceDirectory, IsWhereFineTuningStarts) {
   EXPECT_THAT(resumed.err, HasSubstr("d has a model but no state.json to go on from"));
   const auto tuned = program.run("train --config tune --run-dir r --set mesh.expert=2", 2);
   ASSERT_EQ(tuned.code, 0) << tuned.err;
-  const json written = json::parse(program.read("r/checkpoints/step-00000002/config.json"));
+  const json written = parse_json(program.read("r/checkpoints/step-00000002/config.json"));
   EXPECT_EQ(written.at("model_type"), "mixtral");
   for (const char* key : {"hidden_size", "num_hidden_layers", "num_local_experts", "num_key_value_heads", "rms_norm_eps"})
     EXPECT_EQ(written.at(key), directory.config.at(key)) << key;

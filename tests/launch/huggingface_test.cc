@@ -1,6 +1,6 @@
 #include <cmath>
-#include <nlohmann/json.hpp>
 
+#include "core/io/json.h"
 #include "core/io/safetensors.h"
 #include "core/ops/adamw.h"
 #include "core/ops/elementwise.h"
@@ -22,7 +22,7 @@ class Fixture {
   Tensor read(const std::string& name, DType dtype = DType::f32) const { return file_.read(cpu(), name, dtype); }
   Values numbers(const std::string& name) const { return to_f64(read(name, DType::f64)); }
   double number(const std::string& name) const { return numbers(name).at(0); }
-  nlohmann::json json(const std::string& key) const { return nlohmann::json::parse(file_.metadata().at(key)); }
+  nlohmann::json json(const std::string& key) const { return parse_json(file_.metadata().at(key)); }
   /// Names of the tensors that begin with `prefix`, without it.
   std::vector<std::string> names(const std::string& prefix) const {
     std::vector<std::string> result;

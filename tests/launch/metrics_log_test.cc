@@ -1,11 +1,11 @@
 #include "launch/metrics_log.h"
+#include "core/io/json.h"
 
 #include <gmock/gmock.h>
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "tests/support/support.h"
@@ -50,8 +50,8 @@ TEST(MetricsLog, WritesOneObjectALineWithTheNamesOfTheProto) {
   log.append(first);
   const auto lines = lines_of(folder / "metrics.jsonl");  // both are there although the log is open
   ASSERT_EQ(lines.size(), 2U);
-  const auto one = nlohmann::json::parse(lines[0]);
-  const auto two = nlohmann::json::parse(lines[1]);
+  const auto one = parse_json(lines[0]);
+  const auto two = parse_json(lines[1]);
   for (const char* name : {"step", "tokens", "loss", "balance_loss", "z_loss", "grad_norm", "learning_rate", "step_seconds",
                            "tokens_per_second", "model_tflops", "memory_bytes", "dropped_fraction", "skipped_steps"}) {
     ASSERT_TRUE(one.contains(name)) << name;
@@ -79,7 +79,7 @@ TEST(MetricsLog, WritesOneObjectALineWithTheNamesOfTheProto) {
 TEST(MetricsLog, StaysJsonWhenTheLossIsNotANumber) {
   StepMetrics metrics = some_step(3);
   metrics.set_loss(std::nan(""));
-  EXPECT_EQ(nlohmann::json::parse(metrics_line(metrics))["loss"], "NaN");
+  EXPECT_EQ(parse_json(metrics_line(metrics))["loss"], "NaN");
 }
 
 TEST(MetricsLog, NamesTheFileWhenTheDiskIsFull) {
@@ -120,6 +120,6 @@ TEST(MetricsLog, ForgetsWhatAResumedRunWritesAnew) {
   log.append(some_step(4));
   const auto lines = lines_of(folder / "metrics.jsonl");
   ASSERT_EQ(lines.size(), 4U);
-  for (int step = 1; step <= 4; ++step) EXPECT_EQ(nlohmann::json::parse(lines[static_cast<std::size_t>(step) - 1])["step"], step);
+  for (int step = 1; step <= 4; ++step) EXPECT_EQ(parse_json(lines[static_cast<std::size_t>(step) - 1])["step"], step);
 }
 }  // namespace

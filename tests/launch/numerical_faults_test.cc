@@ -1,4 +1,5 @@
 // Numbers that are none, and gradients that jump: the update is skipped on all ranks alike and counted, or the run stops and says where.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <cmath>
@@ -43,7 +44,7 @@ TEST(NumericalFaults, AStepIsSkippedOnAllRanksAndNothingChanges) {
   EXPECT_EQ(result.code, 0) << result.err;
   EXPECT_THAT(skips(runs, "r"), testing::ElementsAre(0, 0, 0, 0, 1, 1, 1, 1));
   const auto file = [&](int step, const std::string& name) {
-    return runs.program().read("r/checkpoints/step-0000000" + std::to_string(step) + "/" + name);
+    return runs.program().read(fmt::format("r/checkpoints/step-{:08}/{}", step, name));
   };
   int compared = 0;
   for (const auto& [name, bytes] : runs.outcome("r").files) {

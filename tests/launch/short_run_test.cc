@@ -2,9 +2,9 @@
 
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "core/data/tokenizer.h"
+#include "core/io/json.h"
 #include "core/io/safetensors.h"
 #include "tests/launch/program.h"
 
@@ -68,7 +68,7 @@ std::vector<std::string> names_in(const std::string& folder) {
 std::vector<json> metrics_of(const Program& program) {
   std::vector<json> lines;
   std::istringstream text(program.read("r/metrics.jsonl"));
-  for (std::string line; std::getline(text, line);) lines.push_back(json::parse(line));
+  for (std::string line; std::getline(text, line);) lines.push_back(parse_json(line));
   return lines;
 }
 
@@ -147,8 +147,8 @@ void expect_same_totals(const Program& program, const std::string& what) {
   const auto two = program.run("eval --checkpoint r --json " + what, 2);
   expect_ended(one);
   expect_ended(two);
-  const json a = json::parse(one.out);
-  const json b = json::parse(two.out);
+  const json a = parse_json(one.out);
+  const json b = parse_json(two.out);
   EXPECT_EQ(a["tokens"], b["tokens"]);
   EXPECT_EQ(a["bytes"], b["bytes"]);
   for (const char* name : {"loss", "perplexity", "bits_per_byte"}) {

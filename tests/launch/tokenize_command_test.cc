@@ -1,8 +1,8 @@
 #include "launch/tokenize_command.h"
+#include "core/io/json.h"
 
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "core/data/ngram.h"
@@ -220,7 +220,7 @@ TEST(Baselines, PrintsWhatTheModelsCost) {
   put(held, some_text().substr(2000, 3000));
   (void)output_of(tokenize_command, {"tokenize", "--text", text.c_str(), "--tokenizer", "bytes", "--out", train.c_str()});
   (void)output_of(tokenize_command, {"tokenize", "--text", held.c_str(), "--tokenizer", "bytes", "--out", validation.c_str()});
-  const auto result = nlohmann::json::parse(output_of(
+  const auto result = parse_json(output_of(
       baselines_command, {"baselines", "--train", train.c_str(), "--validation", validation.c_str(), "--tokenizer", "bytes", "--json"}));
   EXPECT_EQ(result["tokens"], 3001);
   EXPECT_EQ(result["bytes"], 3000);

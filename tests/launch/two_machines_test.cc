@@ -1,9 +1,9 @@
 #include "tests/support/two_machines.h"
+#include "core/io/json.h"
 
 #include <gmock/gmock.h>
 
 #include <chrono>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "tests/launch/program.h"
@@ -28,7 +28,7 @@ Curve curve_of(const Program& program, const std::string& run) {
   Curve curve;
   std::istringstream lines(program.read(run + "/metrics.jsonl"));
   for (std::string line; std::getline(lines, line);) {
-    const auto step = nlohmann::json::parse(line);
+    const auto step = parse_json(line);
     curve.losses.push_back(step.at("loss").get<double>());
     for (const auto& each : step.at("communication")) {
       // proto3 writes 64-bit integers as text.

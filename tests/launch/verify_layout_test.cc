@@ -3,8 +3,8 @@
 
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
+#include "core/io/json.h"
 #include "core/random.h"
 #include "tests/support/support.h"
 
@@ -73,7 +73,8 @@ TEST_F(VerifyLayout, AllLayoutsAgreeWithEverythingOnThatCouldDependOnThem) {
       "--json " + numbers +
       " --set model.router.capacity_factor=1.0 --set model.router.jitter=0.1 --set model.dropout=0.1 --set model.expert_dropout=0.1 "
       "--set data.accumulate=2 --set model.shared_experts=1 --set model.shared_gate=true");
-  const json report = json::parse(std::ifstream(numbers));
+  std::ifstream stream(numbers);
+  const json report = parse_json(stream);
   EXPECT_EQ(report.at("agrees"), true);
   EXPECT_EQ(report.at("layouts").size(), 7U);  // the first one twice
   for (const json& layout : report.at("layouts")) EXPECT_EQ(layout.at("curve").size(), 20U);

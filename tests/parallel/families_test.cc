@@ -1,9 +1,9 @@
 #include "parallel/checkpoint/families.h"
+#include "core/io/json.h"
 
 #include <gmock/gmock.h>
 
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "launch/config_rules.h"
 #include "tests/support/rig.h"
@@ -99,7 +99,7 @@ RunConfig model_of(const std::string& text) {
 
 TEST(Families, WriteWhatTheModelExactlyIs) {
   const auto family = [](const std::string& text) {
-    return json::parse(hugging_face_config(model_of(text), DType::f32, 1)).at("model_type").get<std::string>();
+    return parse_json(hugging_face_config(model_of(text), DType::f32, 1)).at("model_type").get<std::string>();
   };
   EXPECT_EQ(family("model { experts: 4 }"), "mixtral");
   EXPECT_EQ(family("model { experts: 4 kv_heads: 2 tied_output: true head_width: 16 router { jitter: 0.1 capacity_factor: 1 } }"),

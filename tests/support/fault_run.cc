@@ -30,7 +30,7 @@ bool is_as_told(const fs::path& path, const json& told) {
 }
 
 bool is_complete(const fs::path& folder) {
-  const json state = json::parse(whole(folder / "state.json"), nullptr, false);
+  const json state = parse_json(whole(folder / "state.json"));
   if (!state.is_object() || !state.contains("files") || state["files"].empty()) return false;
   if (state["files"].is_array()) {
     return std::all_of(state["files"].begin(), state["files"].end(),
@@ -79,7 +79,7 @@ Outcome FaultRun::outcome(const std::string& run) const {
   Outcome outcome;
   std::istringstream lines(program_.read(run + "/metrics.jsonl"));
   for (std::string line; std::getline(lines, line);) {
-    const json step = json::parse(line, nullptr, false);
+    const json step = parse_json(line);
     json kept = json::object();
     for (const char* name : {"step", "tokens", "loss", "balance_loss", "z_loss", "grad_norm", "learning_rate", "layers", "skipped_steps"}) {
       if (step.is_object() && step.contains(name)) kept[name] = step[name];

@@ -1,11 +1,11 @@
 #include "core/data/hugging_face_tokenizer.h"
+#include "core/io/json.h"
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "core/data/segmenter.h"
@@ -145,7 +145,7 @@ class PlainBpe {
 };
 
 void expect_same_ids(const Tokenizer& tokenizer, const HuggingFaceTokenizer& files) {
-  const PlainBpe theirs(json::parse(files.tokenizer_json));
+  const PlainBpe theirs(parse_json(files.tokenizer_json));
   std::size_t different = 0;
   for (const std::string& text : texts()) {
     const auto ids = tokenizer.encode(text);
@@ -159,7 +159,7 @@ TEST(HuggingFaceTokenizer, MergesGiveOurIds) {
   const auto files = hugging_face_tokenizer(*tokenizer);
   EXPECT_EQ(files.differs, "");
   expect_same_ids(*tokenizer, files);
-  const json file = json::parse(files.tokenizer_json);
+  const json file = parse_json(files.tokenizer_json);
   std::set<std::string> made;
   for (const json& merge : file.at("model").at("merges")) made.insert(merge[0].get<std::string>() + merge[1].get<std::string>());
   EXPECT_EQ(made.size(), file.at("model").at("merges").size()) << "a piece has more than one merge";
@@ -173,11 +173,11 @@ TEST(HuggingFaceTokenizer, ADummyPrefixAndUserDefinedPiecesAreTheirs) {
     const auto files = hugging_face_tokenizer(*tokenizer);
     EXPECT_EQ(files.differs, "") << options;
     expect_same_ids(*tokenizer, files);
-    EXPECT_EQ(json::parse(files.config_json).at("bos_token"), "<s>");
+    EXPECT_EQ(parse_json(files.config_json).at("bos_token"), "<s>");
   }
   const json prefixed =
-      json::parse(hugging_face_tokenizer(*open_tokenizer(model("--model_type=bpe --add_dummy_prefix=true"))).tokenizer_json);
-  EXPECT_EQ(prefixed.at("decoder").at("decoders").back(), json::parse(R"({"type": "Strip", "content": " ", "start": 1, "stop": 0})"));
+      parse_json(hugging_face_tokenizer(*open_tokenizer(model("--model_type=bpe --add_dummy_prefix=true"))).tokenizer_json);
+  EXPECT_EQ(prefixed.at("decoder").at("decoders").back(), parse_json(R"({"type": "Strip", "content": " ", "start": 1, "stop": 0})"));
 }
 
 TEST(HuggingFaceTokenizer, BytesAreBytePieces) {
@@ -185,15 +185,15 @@ TEST(HuggingFaceTokenizer, BytesAreBytePieces) {
   const auto files = hugging_face_tokenizer(*tokenizer);
   EXPECT_EQ(files.differs, "");
   expect_same_ids(*tokenizer, files);
-  EXPECT_EQ(json::parse(files.tokenizer_json).at("model").at("vocab").size(), 257U);
+  EXPECT_EQ(parse_json(files.tokenizer_json).at("model").at("vocab").size(), 257U);
 }
 
 TEST(HuggingFaceTokenizer, EveryIdHasANameAndTheEndOfTextIsSpecial) {
   for (const std::string& name : {std::string("bytes"), model(kOurs + "bpe")}) {
     const auto tokenizer = open_tokenizer(name);
     const auto files = hugging_face_tokenizer(*tokenizer);
-    const json file = json::parse(files.tokenizer_json);
-    const json config = json::parse(files.config_json);
+    const json file = parse_json(files.tokenizer_json);
+    const json config = parse_json(files.config_json);
     std::set<std::int32_t> ids;
     for (const auto& [piece, id] : file.at("model").at("vocab").items()) ids.insert(id.get<std::int32_t>());
     EXPECT_EQ(static_cast<Index>(ids.size()), tokenizer->vocabulary());
@@ -278,7 +278,7 @@ TEST(HuggingFaceTokenizer, UnigramGivesOurIdsButForTies) {
   const auto tokenizer = open_tokenizer(model(kOurs + "unigram"));
   const auto files = hugging_face_tokenizer(*tokenizer);
   EXPECT_NE(files.differs.find("rounding"), std::string::npos);
-  const json file = json::parse(files.tokenizer_json);
+  const json file = parse_json(files.tokenizer_json);
   std::size_t equal = 0;
   for (std::size_t i = 0; i < texts().size(); i += 3) {
     const auto ours = tokenizer->encode(texts()[i]);
@@ -296,7 +296,7 @@ TEST(HuggingFaceTokenizer, UnigramGivesOurIdsButForTies) {
 TEST(HuggingFaceTokenizer, NamesInATextAreText) {
   for (const char* options : {"unigram", "bpe", "unigram --input=without", "bpe --input=without"}) {
     const auto tokenizer = open_tokenizer(model(kOurs + options));
-    const json file = json::parse(hugging_face_tokenizer(*tokenizer).tokenizer_json);
+    const json file = parse_json(hugging_face_tokenizer(*tokenizer).tokenizer_json);
     for (const char* text : {"</s>", "<unk>", "<0x41>", " and <0x41></s> or <0xE2>", "x", "<piece 3>"}) {
       const bool unigram = file.at("model").at("type") == "Unigram";
       EXPECT_EQ(unigram ? plain_unigram(file, text).first : PlainBpe(file).encode(text), tokenizer->encode(text))
