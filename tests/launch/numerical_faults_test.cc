@@ -12,8 +12,10 @@ using testing::HasSubstr;
 
 namespace {
 
-/// Rows of width 32 in f32 that rank 1 sends, in the first step after the second save.
+/// Rows of width 32 in f32 that rank 1 sends, after the second save has begun: in the next step where files are written at once, later
+/// where the thread that writes them waits for a core.
 const std::string kPoison = "rank=1 at=write file=step-00000004.tmp/model-* then at=send file=MPI_Isend.128 count=2 do=poison";
+const std::string kAtOnce = " --set checkpoint.async=false";
 
 std::vector<long> skips(const FaultRun& runs, const std::string& run) {
   std::vector<long> counts;
@@ -30,7 +32,7 @@ TEST(NumericalFaults, ANumberThatIsNoneStopsTheRunAndSaysWhere) {
   const std::string words = runs.words("r", experts());
   const auto broken = runs.run(words, experts(), kPoison);
   EXPECT_NE(runs.program().read("report"), "");
-  expect_sentence(broken, 1, {"not a finite number at step 5", "gradients are not finite from ", ".weight"});
+  expect_sentence(broken, 1, {"not a finite number at step ", "gradients are not finite from ", ".weight"});
   EXPECT_EQ(runs.complete("r").back(), 4) << "a save that was under way when all ranks agreed to stop is finished";
   EXPECT_EQ(runs.run(words, experts()).code, 0);
   expect_same_outcome(runs.outcome("r"), runs.outcome("whole"));
@@ -38,7 +40,8 @@ TEST(NumericalFaults, ANumberThatIsNoneStopsTheRunAndSaysWhere) {
 
 TEST(NumericalFaults, AStepIsSkippedOnAllRanksAndNothingChanges) {
   const FaultRun runs;
-  const std::string words = runs.words("r", experts(), " --set guard.max_skips=2 --set checkpoint.every=1 --set checkpoint.keep=8");
+  const std::string words =
+      runs.words("r", experts(), kAtOnce + " --set guard.max_skips=2 --set checkpoint.every=1 --set checkpoint.keep=8");
   const auto result = runs.run(words, experts(), kPoison);
   EXPECT_NE(runs.program().read("report"), "");
   EXPECT_EQ(result.code, 0) << result.err;
@@ -61,7 +64,7 @@ TEST(NumericalFaults, AStepIsSkippedOnAllRanksAndNothingChanges) {
 
 TEST(NumericalFaults, ASkippedStepSurvivesAResume) {
   const FaultRun runs;
-  const std::string settings = " --set guard.max_skips=2";
+  const std::string settings = kAtOnce + " --set guard.max_skips=2";
   ASSERT_EQ(runs.run(runs.words("whole", experts(), settings), experts(), kPoison).code, 0);
   const std::string words = runs.words("r", experts(), settings);
   ASSERT_EQ(runs.run(words + " --set run.steps=6", experts(), kPoison).code, 0);
