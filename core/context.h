@@ -13,8 +13,9 @@ class KeyValueCache;
 class RoutingTotals;
 class RoutingLog;
 
-/// Why a forward pass runs: `recompute` repeats one inside backward and must not count or draw noise twice; `evaluate` draws none.
-enum class Pass : std::uint8_t { train, recompute, evaluate };
+/// Why a forward pass runs: `recompute` repeats one inside backward and must not count or draw noise twice; `evaluate` draws none, and
+/// neither does `decode`, whose few rows are the newest of texts that are being continued: it takes products that read each weight once.
+enum class Pass : std::uint8_t { train, recompute, evaluate, decode };
 
 /// What the rows of a micro-batch are: row i is position i % length of sequence i / length.
 struct Tokens {
@@ -42,7 +43,7 @@ struct Context {
   RoutingLog* log = nullptr;        // records choices
   std::function<void()> poll = {};  // called between products so that transfers go on; core never sees comm
 
-  bool training() const noexcept { return pass != Pass::evaluate; }
+  bool training() const noexcept { return pass == Pass::train || pass == Pass::recompute; }
 };
 
 }  // namespace yard

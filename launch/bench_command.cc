@@ -16,14 +16,14 @@ namespace yard {
 namespace po = boost::program_options;
 
 int bench_command(int argc, const char* const* argv) {
-  const std::vector<std::string> kinds = {"gemm", "layer", "step"};
+  const std::vector<std::string> kinds = {"gemm", "layer", "step", "generate"};
   const std::string kind = argc > 1 ? argv[1] : "";
   const std::string about =
-      "gemm|layer|step [--config FILE] [--set path.to.field=value]... [--precision P] [--repeat N] [--json FILE]\n\n"
-      "Measures the matrix products of a configuration, one Mixture-of-Experts layer, or a whole training step, beside the floor: the "
-      "same\n"
-      "products alone by the fastest library, in the same process. Under mpirun all ranks do it at once, and the slowest one's time "
-      "counts.";
+      "gemm|layer|step|generate [--config FILE] [--set path.to.field=value]... [--precision P] [--repeat N] [--json FILE]\n\n"
+      "Measures the matrix products of a configuration, one Mixture-of-Experts layer, a whole training step, or the tokens of a text that "
+      "is "
+      "continued, beside the floor: the same products alone by the fastest library, in the same process, or for a text the reading of the "
+      "weights. Under mpirun all ranks do it at once, and the slowest one's time counts.";
   bench::Options options;
   std::string config_file;
   std::vector<std::string> settings;
@@ -33,21 +33,26 @@ int bench_command(int argc, const char* const* argv) {
   Index hidden = 1408;
   Index experts = 8;
   Index top_k = 2;
+  Index prompt_tokens = 128;
+  Index new_tokens = 128;
   po::options_description described("Options");
-  described.add_options()                                                                                                        //
-      ("config", po::value(&config_file), "configuration of gemm and step; default launch/configs/benchmark.textproto's model")  //
-      ("set", po::value(&settings)->composing(), "path.to.field=value; may be given again")                                      //
-      ("precision", po::value(&options.precision)->default_value(options.precision), "auto, bf16 or f32")                        //
-      ("repeat", po::value(&options.repeat)->default_value(options.repeat), "runs that are timed")                               //
-      ("warmup", po::value(&options.warmup)->default_value(options.warmup), "runs before them")                                  //
-      ("threads", po::value(&options.threads)->default_value(options.threads), "of a rank; 0: the cores it may use")             //
-      ("json", po::value(&options.json), "file for the numbers")                                                                 //
-      ("spread", po::value(&spread)->default_value(spread), "gemm: rows of the fullest expert over those of the emptiest")       //
-      ("tokens", po::value(&tokens)->default_value(tokens), "layer: tokens of all ranks")                                        //
-      ("width", po::value(&width)->default_value(width), "layer: values of a token")                                             //
-      ("hidden", po::value(&hidden)->default_value(hidden), "layer: inner width of an expert")                                   //
-      ("experts", po::value(&experts)->default_value(experts), "layer: experts")                                                 //
-      ("top-k", po::value(&top_k)->default_value(top_k), "layer: experts of a token");
+  described.add_options()  //
+      ("config", po::value(&config_file),
+       "configuration of gemm, step and generate; default launch/configs/benchmark.textproto's model")                      //
+      ("set", po::value(&settings)->composing(), "path.to.field=value; may be given again")                                 //
+      ("precision", po::value(&options.precision)->default_value(options.precision), "auto, bf16 or f32")                   //
+      ("repeat", po::value(&options.repeat)->default_value(options.repeat), "runs that are timed")                          //
+      ("warmup", po::value(&options.warmup)->default_value(options.warmup), "runs before them")                             //
+      ("threads", po::value(&options.threads)->default_value(options.threads), "of a rank; 0: the cores it may use")        //
+      ("json", po::value(&options.json), "file for the numbers")                                                            //
+      ("spread", po::value(&spread)->default_value(spread), "gemm: rows of the fullest expert over those of the emptiest")  //
+      ("tokens", po::value(&tokens)->default_value(tokens), "layer: tokens of all ranks")                                   //
+      ("width", po::value(&width)->default_value(width), "layer: values of a token")                                        //
+      ("hidden", po::value(&hidden)->default_value(hidden), "layer: inner width of an expert")                              //
+      ("experts", po::value(&experts)->default_value(experts), "layer: experts")                                            //
+      ("top-k", po::value(&top_k)->default_value(top_k), "layer: experts of a token")                                       //
+      ("prompt-tokens", po::value(&prompt_tokens)->default_value(prompt_tokens), "generate: tokens of the prompt")          //
+      ("new-tokens", po::value(&new_tokens)->default_value(new_tokens), "generate: tokens after it");
   const bool named = std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
   check_input(named || kind == "--help" || kind == "-h", "bench needs to know what to measure: ", listed(kinds, "or"),
               kind.empty() ? "" : ", not '" + kind + "'", suggestion(kind, kinds));
@@ -56,6 +61,8 @@ int bench_command(int argc, const char* const* argv) {
   check_input(options.repeat >= 1, "--repeat must be at least 1, got ", options.repeat);
   check_input(options.warmup >= 0, "--warmup must not be negative, got ", options.warmup);
   check_input(spread >= 1, "--spread must be at least 1, got ", spread);
+  check_input(prompt_tokens >= 1, "--prompt-tokens must be at least 1, got ", prompt_tokens);
+  check_input(new_tokens >= 1, "--new-tokens must be at least 1, got ", new_tokens);
   return run_on_ranks([&](RankRuntime& runtime) {
     RunConfig config;
     agree(*runtime.world, runtime.profiler, runtime.stream, [&] {
@@ -76,11 +83,15 @@ int bench_command(int argc, const char* const* argv) {
       apply_setting(config, "run.precision=" + options.precision);
       for (const std::string& setting : settings) apply_setting(config, setting);
       if (!config.mesh().has_expert() && config.model().experts() % runtime.size == 0) config.mutable_mesh()->set_expert(runtime.size);
+      if (kind == "generate")
+        config.mutable_model()->set_positions(
+            std::max({config.model().positions(), config.data().length(), prompt_tokens + new_tokens + 1}));
       config = resolve(config, runtime.size);
     });
     if (kind == "gemm") bench::gemm(runtime, options, config, spread);
     if (kind == "layer") bench::layer(runtime, options, config);
     if (kind == "step") bench::step(runtime, options, config);
+    if (kind == "generate") bench::generate(runtime, options, config, prompt_tokens, new_tokens);
   });
 }
 

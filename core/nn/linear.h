@@ -24,6 +24,7 @@ class Linear {
     return weights_;
   }
   Tensor forward(Context& context, const Tensor& x, std::span<const Index> rows) {
+    if (context.pass == Pass::decode) return ops::matmul_by_row(context.stream, x, parameter_.value, rows, x.dtype());
     return ops::matmul(context.stream, x, weights(context.stream), rows, x.dtype(), context.poll);
   }
   Tensor forward(Context& context, const Tensor& x) {

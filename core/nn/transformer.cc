@@ -115,15 +115,15 @@ Tensor Transformer::trunk(Context& context, Tape& tape) {
   return x;
 }
 
-const ops::Weights& Transformer::output_weights(Stream& stream) { return (output_ ? *output_ : embedding_).weights(stream); }
+Linear& Transformer::output() { return output_ ? *output_ : embedding_; }
 
 Tensor Transformer::nats(Context& context, float scale, Tape& tape) {
   const Tensor x = trunk(context, tape);
   const Span span(context.profiler, "cross_entropy");
   const auto norm = ops::rms_norm(context.stream, x, final_norm_.value, shape_.norm_epsilon, compute_);
   const Tensor gradient = context.training() ? (output_ ? *output_ : embedding_).parameter().grad : Tensor();
-  auto out = ops::linear_cross_entropy(context.stream, norm.y, output_weights(context.stream), context.tokens.targets, shape_.output_scale,
-                                       scale, gradient, context.poll);
+  auto out = ops::linear_cross_entropy(context.stream, norm.y, output().weights(context.stream), context.tokens.targets,
+                                       shape_.output_scale, scale, gradient, context.poll);
   if (context.training()) tape.push(SavedHead{x, norm.rstd, out.dx});
   return out.nats;
 }
@@ -147,7 +147,9 @@ Tensor Transformer::logits(Context& context, const Tensor& rows) {
   if (rows.defined()) x = ops::gather_rows(context.stream, x, rows);
   const auto norm = ops::rms_norm(context.stream, x, final_norm_.value, shape_.norm_epsilon, compute_);
   const Index count = norm.y.rows();
-  const Tensor logits = ops::matmul(context.stream, norm.y, output_weights(context.stream), {&count, 1}, DType::f32, context.poll);
+  const Tensor logits = context.pass == Pass::decode
+                            ? ops::matmul_by_row(context.stream, norm.y, output().parameter().value, {&count, 1}, DType::f32)
+                            : ops::matmul(context.stream, norm.y, output().weights(context.stream), {&count, 1}, DType::f32, context.poll);
   return shape_.output_scale == 1.0F ? logits : ops::scaled(context.stream, logits, shape_.output_scale, DType::f32);
 }
 

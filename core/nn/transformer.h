@@ -93,7 +93,7 @@ class Transformer {
 
  private:
   Tensor trunk(Context&, Tape&);
-  const ops::Weights& output_weights(Stream&);
+  Linear& output();
   struct SavedHead {
     Tensor x, rstd, dnormed;
   };

@@ -81,6 +81,18 @@ void matmul_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, s
   dispatch(stream.device(), [&](auto on) { kernels::matmul_backward_weight(on, stream, dy, x, rows_per_group, dweight, poll); });
 }
 
+Tensor matmul_by_row(Stream& stream, const Tensor& x, const Tensor& value, std::span<const Index> rows_per_group, DType out) {
+  const auto groups = static_cast<Index>(rows_per_group.size());
+  check_rows(x, rows_per_group, groups);
+  check(value.dtype() == x.dtype() && (x.dtype() == DType::f32 || x.dtype() == DType::bf16), "a product has weights of ",
+        name_of(value.dtype()), " and rows of ", name_of(x.dtype()));
+  check(groups > 0 && value.rows() % groups == 0 && value.cols() == x.cols(), "weights of shape ", value.shape().text(), " are no ", groups,
+        " matrices for rows of ", x.cols(), " values");
+  Tensor y(stream, {x.rows(), value.rows() / groups}, out);
+  if (x.rows() > 0) dispatch(stream.device(), [&](auto on) { kernels::matmul_by_row(on, stream, x, value, rows_per_group, y); });
+  return y;
+}
+
 bool rows_are_invariant(Stream& stream, DType dtype) {
   constexpr Index kRows = 137;  // a full tile and every size of remainder
   for (const Index in : {Index{96}, Index{1024}}) {
@@ -126,6 +138,10 @@ void matmul(Cpu, Stream& stream, const Tensor& x, const Weights& weights, std::s
   } else {
     host::multiply_f32(stream, x, weights, host::Direction::forward, rows, y, poll);
   }
+}
+
+void matmul_by_row(Cpu, Stream& stream, const Tensor& x, const Tensor& value, std::span<const Index> rows, const Tensor& y) {
+  host::multiply_by_row(stream, x, value, rows, y);
 }
 
 void matmul_backward_input(Cpu, Stream& stream, const Tensor& dy, const Weights& weights, std::span<const Index> rows, const Tensor& dx,

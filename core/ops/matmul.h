@@ -52,6 +52,10 @@ Tensor matmul_backward_input(Stream&, const Tensor& dy, const Weights&);
 void matmul_backward_weight(Stream&, const Tensor& dy, const Tensor& x, std::span<const Index> rows_per_group, const Tensor& dweight,
                             const std::function<void()>& poll = {});
 
+/// y = x W_g^T for few rows, as when texts are continued: the values are read as they lie, each once, at the speed of memory. Rows do not
+/// depend on each other here either, but differ from matmul's by rounding.    x: (N, in)  value: (groups * out, in)  y: (N, out)
+Tensor matmul_by_row(Stream&, const Tensor& x, const Tensor& value, std::span<const Index> rows_per_group, DType out);
+
 /// Whether this processor and library keep the promise of rows bit for bit, found by trying a few products (some milliseconds). Where it is
 /// false, rows of the same values may differ by rounding, and so may runs in different layouts.
 bool rows_are_invariant(Stream&, DType);
@@ -64,6 +68,7 @@ void matmul_backward_input(Cpu, Stream&, const Tensor& dy, const Weights&, std::
                            const std::function<void()>& poll);
 void matmul_backward_weight(Cpu, Stream&, const Tensor& dy, const Tensor& x, std::span<const Index> rows, const Tensor& dweight,
                             const std::function<void()>& poll);
+void matmul_by_row(Cpu, Stream&, const Tensor& x, const Tensor& value, std::span<const Index> rows, const Tensor& y);
 void pack(Cuda, Stream&, const Tensor& value, Index groups, Tensor& packed);
 void matmul(Cuda, Stream&, const Tensor& x, const Weights&, std::span<const Index> rows, const Tensor& y,
             const std::function<void()>& poll);
@@ -71,6 +76,7 @@ void matmul_backward_input(Cuda, Stream&, const Tensor& dy, const Weights&, std:
                            const std::function<void()>& poll);
 void matmul_backward_weight(Cuda, Stream&, const Tensor& dy, const Tensor& x, std::span<const Index> rows, const Tensor& dweight,
                             const std::function<void()>& poll);
+void matmul_by_row(Cuda, Stream&, const Tensor& x, const Tensor& value, std::span<const Index> rows, const Tensor& y);
 }  // namespace kernels
 
 }  // namespace yard::ops

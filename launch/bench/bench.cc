@@ -9,15 +9,12 @@
 #include "core/io/json.h"
 
 namespace yard::bench {
-namespace {
 
 double slowest(RankRuntime& runtime, Communicator& world, double seconds) {
   const Tensor most = Tensor::of<double>(runtime.stream, {1}, std::vector<double>{seconds});
   world.all_reduce(runtime.stream, runtime.profiler, {"bench"}, most, Reduce::max, When::now).wait(runtime.stream);
   return most.data<double>()[0];
 }
-
-}  // namespace
 
 double Result::quantile(double q) const {
   if (seconds.empty()) return 0;

@@ -30,6 +30,8 @@ struct Result {
   double floor_ratio() const { return median() > 0 ? floor.seconds / median() : 0; }
 };
 
+/// The most of all ranks' seconds. Collective.
+double slowest(RankRuntime&, Communicator& world, double seconds);
 /// Runs `body` on all ranks at once and times it: warm-up runs are left out, each time is the slowest rank's. Collective.
 std::vector<double> time_runs(RankRuntime&, Communicator& world, const Options&, const std::function<void()>& body);
 /// The floor of these products, measured on all ranks at once: the slowest rank's. Collective.
@@ -48,5 +50,7 @@ void gemm(RankRuntime&, const Options&, const RunConfig&, double spread);
 void layer(RankRuntime&, const Options&, const RunConfig&);
 /// A whole training step, phase by phase.
 void step(RankRuntime&, const Options&, const RunConfig&);
+/// One sequence of every rank, token by token, beside the time in which the weights that a token meets can be read.
+void generate(RankRuntime&, const Options&, const RunConfig&, Index prompt_tokens, Index new_tokens);
 
 }  // namespace yard::bench

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include "core/io/json.h"
@@ -76,11 +77,25 @@ TEST(Bench, StepTellsItsParts) {
   }
 }
 
+TEST(Bench, GenerateReadsTheWeightsThatATokenMeets) {
+  const Program program;
+  for (const int ranks : {0, 2}) {
+    const auto objects = measured(program, std::string("generate --prompt-tokens 5 --new-tokens 3") + kSmall, ranks);
+    ASSERT_EQ(objects.size(), 2U);
+    EXPECT_EQ(objects[0].at("name"), "prompt of 5 tokens");
+    EXPECT_GT(objects[1].at("floor_ratio"), 0);
+    // Two layers of attention (32 x 64 and 32 x 32), two of four experts (3 x 32 x 24), router and norms, then norm and output (64 x 32).
+    const double bytes = 4.0 * (2 * (32 * 64 + 32 * 32 + 2 * 3 * 32 * 24 + 4 * 32 + 2 * 32) + 32 + 64 * 32);
+    EXPECT_EQ(objects[1].at("floor_library"), fmt::format("reading the {:.1f} MB of weights that a token meets", bytes * 1e-6));
+  }
+}
+
 TEST(Bench, WrongWordsAreRefused) {
   const Program program;
-  expect_sentence(program.run("bench"), 2, {"gemm, layer or step"});
+  expect_sentence(program.run("bench"), 2, {"gemm, layer, step or generate"});
   expect_sentence(program.run("bench gem"), 2, {"not 'gem'", "did you mean 'gemm'?"});
   expect_sentence(program.run("bench gemm --repeat 0"), 2, {"--repeat must be at least 1"});
+  expect_sentence(program.run("bench generate --new-tokens 0"), 2, {"--new-tokens must be at least 1"});
   expect_sentence(program.run("bench layer --precision f8"), 2, {"run.precision", "f8"});
   expect_sentence(program.run("bench layer --tokens 65", 2), 2, {"--tokens is 65", "multiple of the 2 ranks"});
 }

@@ -29,4 +29,7 @@ void add_outer_f32(Stream&, const Tensor& dy, const Tensor& x, std::span<const I
 void add_outer_bf16(Stream&, const Tensor& dy, const Tensor& x, std::span<const Index> rows, const Tensor& dweight,
                     const std::function<void()>& poll);
 
+/// y = x W^T, the weights as they lie.
+void multiply_by_row(Stream&, const Tensor& x, const Tensor& value, std::span<const Index> rows, const Tensor& y);
+
 }  // namespace yard::ops::host

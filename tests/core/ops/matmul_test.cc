@@ -103,6 +103,8 @@ void check_against_loops(DType dtype, double bound) {
     test::expect_close(matmul(cpu(), x, weights, c.rows, DType::f32), y, 1e-5, c.name + ", y in f32");
     test::expect_close(matmul_backward_input(cpu(), dy, weights, c.rows, dtype), dx, bound, c.name + ", dx");
     test::expect_close(matmul_backward_input(cpu(), dy, weights, c.rows, DType::f32), dx, 1e-5, c.name + ", dx in f32");
+    test::expect_close(matmul_by_row(cpu(), x, w, c.rows, dtype), y, bound, c.name + ", y by row");
+    test::expect_close(matmul_by_row(cpu(), x, w, c.rows, DType::f32), y, 1e-5, c.name + ", y by row in f32");
     for (std::size_t i = 0; i < added.size(); ++i) added[i] += before[i];
     matmul_backward_weight(cpu(), dy, x, c.rows, dw);
     test::expect_close(dw, added, 1e-5, c.name + ", dw");
@@ -155,6 +157,22 @@ TEST(Matmul, RefreshSeesNewValues) {
     weights.refresh(cpu());
     const std::vector<Index> rows{1, 3};
     test::expect_same_bits(matmul(cpu(), x, weights, rows, dtype), matmul(cpu(), x, Weights(cpu(), other, 2), rows, dtype), "refreshed");
+  }
+}
+
+TEST(Matmul, ByRowDependsOnTheRowAlone) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Tensor x = random_tensor({40, 77}, 1, 1, dtype);
+    const Tensor w = random_tensor({3 * 50, 77}, 2, 1, dtype);
+    const std::vector<Index> all{0, 40, 0};
+    const Tensor y = matmul_by_row(cpu(), x, w, all, DType::f32);
+    const int threads = omp_get_max_threads();
+    for (const Index first : {0, 13, 39}) {
+      omp_set_num_threads(first == 13 ? 3 : 1);
+      const std::vector<Index> one{0, 1, 0};
+      test::expect_same_bits(matmul_by_row(cpu(), x.row_range(first, 1), w, one, DType::f32), y.row_range(first, 1), "a row alone");
+    }
+    omp_set_num_threads(threads);
   }
 }
 

@@ -1,0 +1,99 @@
+#include "launch/generator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/random.h"
+
+namespace yard {
+
+std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std::uint64_t number, std::uint64_t position) {
+  const auto best = static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  if (sampling.temperature <= 0) return best;
+  const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
+  std::vector<double> mass(logits.size());
+  double total = 0;
+  for (std::size_t id = 0; id < mass.size(); ++id) {
+    const double above = logits[id] - logit(best);
+    total += mass[id] = std::exp(above / sampling.temperature);
+  }
+  // The likeliest first, taken off a heap until they suffice: most of the vocabulary is never sorted.
+  std::vector<std::int32_t> heap(logits.size());
+  std::iota(heap.begin(), heap.end(), 0);
+  const auto after = [&](std::int32_t a, std::int32_t b) { return logit(a) != logit(b) ? logit(a) < logit(b) : a > b; };
+  std::make_heap(heap.begin(), heap.end(), after);
+  double kept = 0;
+  auto end = heap.end();
+  while (end != heap.begin() && (end == heap.end() || kept < sampling.top_p * total)) {
+    std::pop_heap(heap.begin(), end, after);
+    kept += mass[static_cast<std::size_t>(*--end)];
+  }
+  double draw = kept * Random(key_of(sampling.seed, key_of("sampling"), number)).uniform(position);
+  for (auto id = heap.end(); id != end;) {
+    draw -= mass[static_cast<std::size_t>(*--id)];
+    if (draw < 0) return *id;
+  }
+  return *end;
+}
+
+std::vector<double> Generator::run(std::vector<Line>& lines, Index longest, Index tokens) {
+  const ModelShape& shape = model_.shape();
+  const Index capacity = std::min(shape.positions, longest + tokens);
+  KeyValueCache cache(runtime_.stream, shape.layers, static_cast<Index>(lines.size()), capacity,
+                      {shape.heads, shape.kv_heads, shape.head_width}, model_.compute());
+  std::vector<double> seconds;
+  Index fresh = longest;
+  for (Index made = 0; made < tokens; ++made) {
+    const auto start = Clock::now();
+    const Tensor logits = forward(lines, cache, fresh, made == 0);
+    bool live = false;
+    for (std::size_t i = 0; i < lines.size(); ++i) {
+      Line& line = lines[i];
+      if (!line.live) continue;
+      cache.before().data<std::int32_t>()[i] = static_cast<std::int32_t>(line.ids.size());
+      const std::int32_t id = sample(logits.row_range(static_cast<Index>(i), 1).values<float>(), sampling_, line.number, line.ids.size());
+      line.ids.push_back(id);
+      line.live = id != end_of_text_ && static_cast<Index>(line.ids.size()) < shape.positions;
+      live = live || line.live;
+    }
+    fresh = 1;
+    const bool more = any(live);
+    seconds.push_back(seconds_between(start, Clock::now()));
+    if (!more) break;
+  }
+  return seconds;
+}
+
+Tensor Generator::forward(const std::vector<Line>& lines, KeyValueCache& cache, Index fresh, bool prompt) {
+  Tokens tokens;
+  tokens.sequences = static_cast<Index>(lines.size());
+  tokens.length = fresh;
+  tokens.sequences_everywhere = tokens.sequences * world_.size();
+  tokens.cache = &cache;
+  tokens.ids = Tensor(runtime_.stream, {tokens.rows()}, DType::i32);
+  tokens.positions = Tensor::zeros(runtime_.stream, {tokens.rows()}, DType::i32);
+  Tensor last = Tensor::zeros(runtime_.stream, {tokens.sequences}, DType::i32);
+  for (Index s = 0; s < tokens.sequences; ++s) {
+    const Line& line = lines[static_cast<std::size_t>(s)];
+    const Index before = prompt ? 0 : static_cast<Index>(line.ids.size()) - 1;
+    for (Index r = 0; r < fresh; ++r) {
+      const Index at = before + r;
+      const bool real = line.live && at < static_cast<Index>(line.ids.size());
+      tokens.ids.data<std::int32_t>()[s * fresh + r] = real ? line.ids[static_cast<std::size_t>(at)] : -1;
+      tokens.positions.data<std::int32_t>()[s * fresh + r] = static_cast<std::int32_t>(at);
+      if (real) last.data<std::int32_t>()[s] = static_cast<std::int32_t>(s * fresh + r);
+    }
+  }
+  Context context{runtime_.stream, runtime_.profiler, tokens, prompt ? Pass::evaluate : Pass::decode};
+  return model_.logits(context, last);
+}
+
+bool Generator::any(bool live) {
+  Tensor flag(runtime_.stream, {1}, DType::i64);
+  flag.data<std::int64_t>()[0] = live ? 1 : 0;
+  world_.all_reduce(runtime_.stream, runtime_.profiler, {"generate"}, flag, Reduce::max, When::now).wait(runtime_.stream);
+  return flag.data<std::int64_t>()[0] != 0;
+}
+
+}  // namespace yard
