@@ -1,9 +1,9 @@
 #include "launch/generator.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
+#include "core/ops/vector_math.h"
 #include "core/random.h"
 
 namespace yard {
@@ -12,12 +12,12 @@ std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std
   const auto best = static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   if (sampling.temperature <= 0) return best;
   const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
-  std::vector<double> mass(logits.size());
-  double total = 0;
-  for (std::size_t id = 0; id < mass.size(); ++id) {
-    const double above = logits[id] - logit(best);
-    total += mass[id] = std::exp(above / sampling.temperature);
-  }
+  std::vector<float> mass(logits.size());
+  const float largest = logit(best);
+  const auto colder = static_cast<float>(1 / sampling.temperature);
+#pragma omp simd
+  for (std::size_t id = 0; id < mass.size(); ++id) mass[id] = ops::vexp((logits[id] - largest) * colder);
+  const double total = std::accumulate(mass.begin(), mass.end(), 0.0);
   // The likeliest first, taken off a heap until they suffice: most of the vocabulary is never sorted.
   std::vector<std::int32_t> heap(logits.size());
   std::iota(heap.begin(), heap.end(), 0);
