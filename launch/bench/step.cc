@@ -15,12 +15,33 @@ namespace {
 using ops::host::Floor;
 using ops::host::FloorProduct;
 
-/// A part of a step as the table shows it: its phases in the profile, and the products whose floor it is compared with.
+/// A part of a step as the table shows it: its phases in the profile, and the products whose floor it is compared with; of attention's own
+/// products those of one sequence in one layer, which come `sequences` times.
 struct Part {
   std::string name;
   std::vector<std::string> phases;
   std::vector<FloorProduct> products;
+  std::vector<FloorProduct> of_a_sequence = {};
+  double sequences = 0;
 };
+
+/// Attention's products over one sequence, by blocks of 64 rows up to the diagonal: scores and values, and the four of their gradients.
+std::vector<FloorProduct> attention_products(const ModelShape& model, Index length) {
+  constexpr Index kBlock = 64;
+  std::vector<FloorProduct> products;
+  for (Index head = 0; head < model.heads; ++head) {
+    for (Index first = 0; first < length; first += kBlock) {
+      const Index rows = std::min(kBlock, length - first);
+      const Index seen = first + rows;
+      for (int i = 0; i < 2; ++i) {
+        products.push_back({rows, seen, model.head_width});  // scores; the gradient of what the softmax gave
+        products.push_back({rows, model.head_width, seen});  // values; the gradient of queries
+        products.push_back({seen, model.head_width, rows});  // the gradients of keys and of values
+      }
+    }
+  }
+  return products;
+}
 
 /// Rows of this rank's experts in one micro-step, from the last step's counts.
 std::vector<Index> local_rows(const Mesh& mesh, const RunConfig& config, const std::vector<Index>& counts, int expert_ranks) {
@@ -58,6 +79,8 @@ std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const Step
       add_training_products(experts.products, all, model.dense_width(), model.width);
     }
   }
+  attention.of_a_sequence = attention_products(model, config.data().length());
+  attention.sequences = static_cast<double>(n / config.data().length() * model.layers);
   Part output{"cross-entropy", {"cross_entropy"}, {}};
   add_training_products(output.products, all, model.width, model.vocabulary);
   return {attention,
@@ -122,6 +145,10 @@ void step(RankRuntime& runtime, const Options& options, const RunConfig& config)
     for (const auto& product : part.products) result.flops += product.flops() * micros;
     if (!part.products.empty()) {
       result.floor = common_floor(runtime, mesh.world(), options, part.products, dtype);
+      if (part.sequences > 0) {
+        for (const auto& product : part.of_a_sequence) result.flops += product.flops() * part.sequences * micros;
+        result.floor.seconds += common_floor(runtime, mesh.world(), options, part.of_a_sequence, dtype).seconds * part.sequences;
+      }
       result.floor.seconds *= micros;
       whole.flops += result.flops;
       whole.floor.seconds += result.floor.seconds;
