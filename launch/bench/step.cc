@@ -80,7 +80,8 @@ std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const Step
     }
   }
   attention.of_a_sequence = attention_products(model, config.data().length());
-  attention.sequences = static_cast<double>(n / config.data().length() * model.layers);
+  const Index sequences = n / config.data().length();
+  attention.sequences = static_cast<double>(sequences * model.layers);
   Part output{"cross-entropy", {"cross_entropy"}, {}};
   add_training_products(output.products, all, model.width, model.vocabulary);
   return {attention,
