@@ -57,7 +57,6 @@ void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options)
       check_input(!line.ids.empty(), "an empty prompt needs the start token: leave --no-start out");
       check_input(static_cast<Index>(line.ids.size()) < loaded.config.model().positions(), "a prompt of ", line.ids.size(),
                   " tokens leaves no room within model.positions, ", loaded.config.model().positions());
-      line.prompt = line.ids.size();
       line.live = true;
       longest = std::max(longest, static_cast<Index>(line.ids.size()));
       all.push_back(std::move(line));

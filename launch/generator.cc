@@ -1,6 +1,7 @@
 #include "launch/generator.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "core/ops/vector_math.h"
@@ -14,7 +15,8 @@ std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std
   const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
   std::vector<float> mass(logits.size());
   const float largest = logit(best);
-  const auto colder = static_cast<float>(1 / sampling.temperature);
+  // Finite, so that the largest stays the largest: nothing times infinity is no number.
+  const auto colder = static_cast<float>(std::min(1 / sampling.temperature, double{std::numeric_limits<float>::max()}));
 #pragma omp simd
   for (std::size_t id = 0; id < mass.size(); ++id) mass[id] = ops::vexp((logits[id] - largest) * colder);
   const double total = std::accumulate(mass.begin(), mass.end(), 0.0);

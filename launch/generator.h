@@ -24,7 +24,6 @@ std::int32_t sample(std::span<const float> logits, const Sampling&, std::uint64_
 struct Line {
   std::size_t number = 0;
   std::vector<std::int32_t> ids;
-  std::size_t prompt = 0;  // ids that were given
   bool live = false;
 };
 

@@ -121,7 +121,7 @@ Tensor Transformer::nats(Context& context, float scale, Tape& tape) {
   const Tensor x = trunk(context, tape);
   const Span span(context.profiler, "cross_entropy");
   const auto norm = ops::rms_norm(context.stream, x, final_norm_.value, shape_.norm_epsilon, compute_);
-  const Tensor gradient = context.training() ? (output_ ? *output_ : embedding_).parameter().grad : Tensor();
+  const Tensor gradient = context.training() ? output().parameter().grad : Tensor();
   auto out = ops::linear_cross_entropy(context.stream, norm.y, output().weights(context.stream), context.tokens.targets,
                                        shape_.output_scale, scale, gradient, context.poll);
   if (context.training()) tape.push(SavedHead{x, norm.rstd, out.dx});

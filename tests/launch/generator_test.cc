@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
 
 #include "core/random.h"
 
@@ -55,6 +56,11 @@ TEST(Sample, FollowsTheDistributionOfTheLikeliest) {
 TEST(Sample, AtTemperatureZeroTakesTheFirstOfTheLargest) {
   const std::vector<float> logits = {1, 4, -2, 4};
   for (std::uint64_t position = 0; position < 20; ++position) EXPECT_EQ(sample(logits, {0, 0.1, 1}, 0, position), 1);
+  for (const double cold : {1e-6, 1e-42, 1e-300}) {  // however cold, equal ones are equally likely
+    std::set<std::int32_t> seen;
+    for (std::uint64_t position = 0; position < 40; ++position) seen.insert(sample(logits, {cold, 1, 1}, 0, position));
+    EXPECT_EQ(seen, (std::set<std::int32_t>{1, 3})) << cold;
+  }
   EXPECT_EQ(sample(logits, {1, 1e-9, 1}, 0, 0), 1) << "one token is always kept";
   EXPECT_EQ(sample(std::vector<float>{-3}, {1, 1, 1}, 0, 0), 0);
 }
