@@ -95,10 +95,11 @@ class Watchdog::Impl {
     auto last = Clock::now();
     std::optional<FlightRecord> watched;
     bool reported = false;
-    double waited = 0;  // counted in ticks of at most a second: a job that was suspended has not waited
+    double waited = 0;  // a tick that took longer than a second counts as one tick: a process that was suspended has not waited
     while (sleep(stop, tick)) {
       const auto now = Clock::now();
-      const double passed = std::min(seconds_between(std::exchange(last, now), now), 1.0);
+      const double since_last = seconds_between(std::exchange(last, now), now);
+      const double passed = since_last > 1 ? tick : since_last;
       const auto current = recorder_.waiting();
       if (!current || !watched || current->id != watched->id) {
         if (reported) remove(watchdog_file(folder(), options_.rank));

@@ -153,11 +153,11 @@ TEST(FailedRun, AKilledRankEndsTheJobWithinTenSeconds) {
 
 TEST(FailedRun, AStoppedRankIsFoundByTheWatchdog) {
   const Program program;
-  const Ended ended = after_signal(program, SIGSTOP, 1, "--set run.watchdog_seconds=2");
+  const Ended ended = after_signal(program, SIGSTOP, 1, "--set run.watchdog_seconds=3");
   EXPECT_EQ(ended.result.code, 1) << ended.result.err;
-  EXPECT_LT(ended.seconds, 2 + 10);
+  EXPECT_LT(ended.seconds, 3 + 10);
   EXPECT_THAT(ended.result.err,
-              testing::ContainsRegex("watchdog: rank 0 has waited [0-9.]+ s in .*: rank 1 is missing .*run.watchdog_seconds is 2\n$"));
+              testing::ContainsRegex("watchdog: rank 0 has waited [0-9.]+ s in .*: rank 1 is missing .*run.watchdog_seconds is 3\n$"));
   EXPECT_TRUE(program.has("r/watchdog-rank-0.json"));
   EXPECT_THAT(program.read("r/watchdog-rank-0.json"), HasSubstr("\"phase\""));
   EXPECT_THAT(program.read("r/watchdog-rank-0.json"), HasSubstr("\"layer\""));
