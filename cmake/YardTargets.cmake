@@ -3,35 +3,56 @@
 add_library(yard_options INTERFACE)
 target_compile_features(yard_options INTERFACE cxx_std_20)
 target_include_directories(yard_options INTERFACE ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR})
-target_compile_options(yard_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough)
+# yard_cxx_options(option...): for the C++ compiler; nvcc has flags of its own.
+function(yard_cxx_options)
+  foreach(option ${ARGN})
+    target_compile_options(yard_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${option}>)
+  endforeach()
+endfunction()
+yard_cxx_options(-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough)
 if(YARD_WERROR)
-  target_compile_options(yard_options INTERFACE -Werror)
+  yard_cxx_options(-Werror)
 endif()
 # Kernels are written as plain loops: let the compiler use the widest vectors of the machine it builds on. Sums are reordered only where a
 # loop says so (omp simd reduction), so that results do not depend on how a compiler feels about a loop.
 option(YARD_NATIVE "Build for the processor of this machine (-march=native)" ON)
 if(YARD_NATIVE)
-  target_compile_options(yard_options INTERFACE -march=native)
+  yard_cxx_options(-march=native)
 endif()
-target_compile_options(yard_options INTERFACE $<$<CONFIG:Release>:-O3> -fno-math-errno -fno-trapping-math)
+yard_cxx_options($<$<CONFIG:Release>:-O3> -fno-math-errno -fno-trapping-math)
 if(YARD_SANITIZE)
-  target_compile_options(yard_options INTERFACE -fsanitize=${YARD_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  yard_cxx_options(-fsanitize=${YARD_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(yard_options INTERFACE -fsanitize=${YARD_SANITIZE})
 endif()
 # With this sanitizer g++ warns of values in the standard library's own headers, on some processors; the release build keeps the warning.
 # The checks left out find little that the address sanitizer does not, and make a third of the build's time.
 if(YARD_SANITIZE MATCHES address)
-  target_compile_options(yard_options INTERFACE -Wno-maybe-uninitialized -fno-sanitize=null,object-size,vptr)
+  yard_cxx_options(-Wno-maybe-uninitialized -fno-sanitize=null,object-size,vptr)
 endif()
+# Device code calls constexpr functions of the host's headers, such as those of BFloat16 and Random. The assembler refuses kernels that keep
+# registers in memory; its report of each kernel's registers is in the build's output.
+target_compile_options(yard_options INTERFACE
+  "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;-lineinfo;-Xptxas=-v,--warn-on-spills;-Xcompiler=-Wall,-Wextra,-Wshadow>"
+  "$<$<AND:$<BOOL:${YARD_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:-Werror=all-warnings;-Xptxas=--warning-as-error;-Xcompiler=-Werror>")
 target_link_libraries(yard_options INTERFACE OpenMP::OpenMP_CXX Threads::Threads)
 
 configure_file(${PROJECT_SOURCE_DIR}/core/build_config.h.in ${PROJECT_BINARY_DIR}/core/build_config.h @ONLY)
+if(YARD_CUDA_CONSTANT)
+  configure_file(${PROJECT_SOURCE_DIR}/core/device/cuda_language.h.in ${PROJECT_BINARY_DIR}/core/device/cuda_language.h @ONLY)
+endif()
 configure_file(${PROJECT_SOURCE_DIR}/launch/build_info.h.in ${PROJECT_BINARY_DIR}/launch/build_info.h @ONLY)
 
-# yard_library(name): every .cc below the current folder.
+# yard_library(name): every .cc below the current folder, and where CUDA is built every .cu.
 function(yard_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  if(YARD_CUDA_CONSTANT)
+    file(GLOB_RECURSE twins CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cu)
+    list(APPEND sources ${twins})
+  endif()
+  if(YARD_CUDA STREQUAL emulated)
+    set_source_files_properties(${twins} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
+  endif()
   add_library(${name} STATIC ${sources})
   target_link_libraries(${name} PUBLIC yard_options ${ARGN})
 endfunction()

@@ -3,9 +3,12 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include "core/device/ranges.h"
 
 namespace yard {
 
@@ -42,18 +45,27 @@ class Profiler {
   }
   /// Everything since the last call.
   Totals take() { return std::exchange(totals_, Totals{}); }
+  /// From now on spans are ranges on the device's timeline too.
+  void mark_ranges(std::shared_ptr<Ranges> ranges) { ranges_ = std::move(ranges); }
+  Ranges* ranges() const noexcept { return ranges_.get(); }
 
  private:
   Totals totals_;
+  std::shared_ptr<Ranges> ranges_;
 };
 
 /// Adds the time of its scope to a phase.
 class Span {
  public:
-  Span(Profiler& profiler, std::string_view phase) : profiler_(profiler), phase_(phase), start_(Clock::now()) {}
+  Span(Profiler& profiler, std::string_view phase) : profiler_(profiler), phase_(phase), start_(Clock::now()) {
+    if (Ranges* ranges = profiler.ranges()) ranges->push(std::string(phase).c_str());
+  }
   Span(const Span&) = delete;
   Span& operator=(const Span&) = delete;
-  ~Span() { profiler_.add_phase(phase_, seconds_between(start_, Clock::now())); }
+  ~Span() {
+    if (Ranges* ranges = profiler_.ranges()) ranges->pop();
+    profiler_.add_phase(phase_, seconds_between(start_, Clock::now()));
+  }
 
  private:
   Profiler& profiler_;

@@ -42,33 +42,40 @@ std::size_t class_of(std::size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-void* fresh_block(std::size_t bytes) {
-  if (bytes < kMapped) {
-    void* block = std::aligned_alloc(kAlignment, bytes);
-    if (block == nullptr) throw std::bad_alloc();
+/// Ordinary memory.
+class HostBlocks final : public BlockSource {
+ public:
+  void* take(std::size_t bytes) override {
+    if (bytes < kMapped) {
+      void* block = std::aligned_alloc(kAlignment, bytes);
+      if (block == nullptr) throw std::bad_alloc();
+      return block;
+    }
+    void* block = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED) throw std::bad_alloc();
+    if (bytes >= kHugePage) madvise(block, bytes, MADV_HUGEPAGE);  // advice only: fewer page faults where it is taken
     return block;
   }
-  void* block = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (block == MAP_FAILED) throw std::bad_alloc();
-  if (bytes >= kHugePage) madvise(block, bytes, MADV_HUGEPAGE);  // advice only: fewer page faults where it is taken
-  return block;
-}
 
-void return_block(void* block, std::size_t bytes) noexcept {
-  if (bytes < kMapped) {
-    std::free(block);
-  } else {
-    munmap(block, bytes);
+  void give_back(void* block, std::size_t bytes) noexcept override {
+    if (bytes < kMapped) {
+      std::free(block);
+    } else {
+      munmap(block, bytes);
+    }
   }
-}
+};
 
-class HostAllocator final : public Allocator {
+class CachingAllocator final : public Allocator {
  public:
-  ~HostAllocator() override {
+  explicit CachingAllocator(std::unique_ptr<BlockSource> source) : source_(std::move(source)) {}
+  CachingAllocator(const CachingAllocator&) = delete;
+  CachingAllocator& operator=(const CachingAllocator&) = delete;
+  ~CachingAllocator() override {
     for (auto& [bytes, blocks] : kept_) {
       for (void* block : blocks) {
         allow(block, bytes);
-        return_block(block, bytes);
+        source_->give_back(block, bytes);
       }
     }
   }
@@ -89,7 +96,7 @@ class HostAllocator final : public Allocator {
     }
     void* block = nullptr;
     try {
-      block = fresh_block(size);
+      block = source_->take(size);
     } catch (...) {
       const std::lock_guard lock(mutex_);
       in_use_ -= size;
@@ -122,6 +129,7 @@ class HostAllocator final : public Allocator {
   }
 
  private:
+  std::unique_ptr<BlockSource> source_;
   mutable std::mutex mutex_;
   std::map<std::size_t, std::vector<void*>> kept_;
   std::size_t in_use_ = 0;
@@ -147,6 +155,10 @@ Buffer::~Buffer() {
   if (data_ != nullptr) from_->free(data_, bytes_);
 }
 
-std::shared_ptr<Allocator> make_host_allocator() { return std::make_shared<HostAllocator>(); }
+std::shared_ptr<Allocator> make_caching_allocator(std::unique_ptr<BlockSource> source) {
+  return std::make_shared<CachingAllocator>(std::move(source));
+}
+
+std::shared_ptr<Allocator> make_host_allocator() { return make_caching_allocator(std::make_unique<HostBlocks>()); }
 
 }  // namespace yard

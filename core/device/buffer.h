@@ -8,7 +8,7 @@
 namespace yard {
 
 /// Gives out blocks of bytes and keeps freed ones for the next caller: page faults on large fresh temporaries cost more than many kernels.
-/// Safe to use from several threads. One per device and stream.
+/// Safe to use from several threads. One per device and stream. A GPU's allocates and frees in the order of its stream.
 class Allocator {
  public:
   virtual ~Allocator() = default;
@@ -40,7 +40,19 @@ class Buffer {
   std::size_t bytes_ = 0;
 };
 
-/// The caching allocator of host memory: size classes of an eighth, large blocks stay mapped and ask for huge pages.
+/// Where a caching allocator of host memory takes blocks from and gives them back to; aligned to 64.
+class BlockSource {
+ public:
+  virtual ~BlockSource() = default;
+  virtual void* take(std::size_t bytes) = 0;
+  virtual void give_back(void* block, std::size_t bytes) noexcept = 0;
+};
+
+/// A caching allocator of host memory: size classes of an eighth.
+std::shared_ptr<Allocator> make_caching_allocator(std::unique_ptr<BlockSource> source);
+/// The one of ordinary memory: large blocks stay mapped and ask for huge pages.
 std::shared_ptr<Allocator> make_host_allocator();
+/// The one of page-locked memory, which a GPU copies to and from by itself (buffer.cu).
+std::shared_ptr<Allocator> make_pinned_allocator(Cuda);
 
 }  // namespace yard

@@ -9,20 +9,20 @@ namespace yard {
 
 enum class DType : std::uint8_t { f32, bf16, f64, i32, i64 };
 
-/// The upper half of an f32: 8 exponent bits, 7 of fraction. Rounds to nearest, ties to even.
+/// The upper half of an f32: 8 exponent bits, 7 of fraction. Rounds to nearest, ties to even. What is constexpr here, kernels on a GPU call.
 struct BFloat16 {
   std::uint16_t bits = 0;
   BFloat16() = default;
-  BFloat16(float value) : bits(rounded(value)) {}  // NOLINT(google-explicit-constructor): kernels store f32 results
+  constexpr BFloat16(float value) : bits(rounded(value)) {}  // NOLINT(google-explicit-constructor): kernels store f32 results
   /// Without this, assigning a float would copy a temporary, which keeps g++ 12 from vectorising loops under `omp simd`.
-  BFloat16& operator=(float value) {
+  constexpr BFloat16& operator=(float value) {
     bits = rounded(value);
     return *this;
   }
-  operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }  // NOLINT(google-explicit-constructor)
+  constexpr operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }  // NOLINT(google-explicit-constructor)
 
   /// The bits of the nearest value.
-  static std::uint16_t rounded(float value) {
+  static constexpr std::uint16_t rounded(float value) {
     const auto word = std::bit_cast<std::uint32_t>(value);
     const bool nan = (word & 0x7fffffffU) > 0x7f800000U;
     return static_cast<std::uint16_t>((nan ? word | 0x400000U : word + 0x7fffU + ((word >> 16) & 1U)) >> 16);
@@ -32,7 +32,7 @@ static_assert(sizeof(BFloat16) == 2);
 
 /// A value as it reads back after storing it in a T.
 template <class T>
-float stored_in(float value) {
+constexpr float stored_in(float value) {
   if constexpr (sizeof(T) == sizeof(BFloat16)) {
     return std::bit_cast<float>(static_cast<std::uint32_t>(BFloat16::rounded(value)) << 16);
   } else {

@@ -1,7 +1,6 @@
 #include "core/tensor/tensor.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <ostream>
 
@@ -27,15 +26,18 @@ std::string Shape::text() const {
 
 std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.text(); }
 
-Tensor::Tensor(Stream& stream, Shape shape, DType dtype) : shape_(shape), dtype_(dtype), device_(stream.device()) {
-  auto buffer = std::make_shared<Buffer>(stream.allocator(), static_cast<std::size_t>(shape.elements()) * size_of(dtype));
+Tensor::Tensor(Stream& stream, Shape shape, DType dtype) : Tensor(stream.allocator(), stream.device(), shape, dtype) {}
+
+Tensor::Tensor(const std::shared_ptr<Allocator>& from, Device device, Shape shape, DType dtype)
+    : shape_(shape), dtype_(dtype), device_(device) {
+  auto buffer = std::make_shared<Buffer>(from, static_cast<std::size_t>(shape.elements()) * size_of(dtype));
   base_ = buffer->data();
   storage_ = std::move(buffer);
 }
 
 Tensor Tensor::zeros(Stream& stream, Shape shape, DType dtype) {
   Tensor result(stream, shape, dtype);
-  if (result.bytes() > 0) std::memset(result.raw(), 0, result.bytes());
+  stream.set(result.raw(), 0, result.bytes());
   return result;
 }
 
@@ -65,14 +67,24 @@ Tensor Tensor::flat_range(Index first, Shape shape) const {
 }
 
 Tensor Tensor::to(Stream& stream, Device device) const {
-  check(device == device_, "this build copies tensors between devices only with the CUDA backend");
-  return clone(stream);
+  check(device == stream.device() || device.type == DeviceType::cpu, "a tensor goes to the host or to the device of the stream that copies it");
+  if (device == stream.device()) return clone(stream);
+  Tensor result = on_host(stream, shape_, dtype_);
+  stream.copy(result.raw(), raw(), bytes());
+  stream.synchronize();
+  return result;
 }
+
+Tensor Tensor::on_host(Stream& stream, Shape shape, DType dtype) { return {stream.host_allocator(), Device{}, shape, dtype}; }
 
 Tensor Tensor::clone(Stream& stream) const {
   Tensor result(stream, shape_, dtype_);
-  if (bytes() > 0) std::memcpy(result.raw(), raw(), bytes());
+  stream.copy(result.raw(), raw(), bytes());
   return result;
+}
+
+void Tensor::require_host() const {
+  check(device_.type == DeviceType::cpu, "the values of a tensor on a GPU were asked for on the host; copy it there with Tensor::to");
 }
 
 void Tensor::require(DType wanted) const {

@@ -39,7 +39,9 @@ class Tensor {
   /// Uninitialised values, from the stream's allocator.
   Tensor(Stream& stream, Shape shape, DType dtype = DType::f32);
   static Tensor zeros(Stream& stream, Shape shape, DType dtype = DType::f32);
-  /// A host tensor with these values, copied to the stream's device.
+  /// Uninitialised values on the host, in memory that the stream's device copies to and from fastest. Must outlive every such copy.
+  static Tensor on_host(Stream& stream, Shape shape, DType dtype = DType::f32);
+  /// A tensor with these values on the stream's device.
   template <class T>
   static Tensor of(Stream& stream, Shape shape, std::span<const T> values);
 
@@ -61,7 +63,9 @@ class Tensor {
   Tensor row_range(Index first, Index count) const;
   /// `count` elements from `first` of the flat values, in the given shape; aliases.
   Tensor flat_range(Index first, Shape shape) const;
+  /// A copy on the stream's device or on the host; on the host the values are there when it returns.
   Tensor to(Stream& stream, Device device) const;
+  /// A copy on the stream's device, in the order of the stream.
   Tensor clone(Stream& stream) const;
 
   /// The values; throws when T is not the dtype.
@@ -71,13 +75,17 @@ class Tensor {
     return static_cast<T*>(raw());
   }
   void* raw() const noexcept { return static_cast<std::byte*>(base_) + offset_; }
+  /// The values, for the host to read and write; throws when they are on a GPU.
   template <class T>
   std::span<T> values() const {
+    require_host();
     return {data<T>(), static_cast<std::size_t>(elements())};
   }
 
  private:
+  Tensor(const std::shared_ptr<Allocator>& from, Device device, Shape shape, DType dtype);
   void require(DType wanted) const;
+  void require_host() const;
   std::shared_ptr<const Buffer> storage_;
   void* base_ = nullptr;
   std::size_t offset_ = 0;  // bytes
@@ -91,7 +99,7 @@ Tensor Tensor::of(Stream& stream, Shape shape, std::span<const T> values) {
   check(shape.elements() == static_cast<Index>(values.size()), "a tensor of shape ", shape.text(), " cannot hold ", values.size(),
         " values");
   Tensor result(stream, shape, DTypeOf<T>::value);
-  std::copy(values.begin(), values.end(), result.data<T>());
+  stream.copy(result.raw(), values.data(), result.bytes());
   return result;
 }
 
