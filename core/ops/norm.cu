@@ -1,5 +1,7 @@
 #include "core/ops/norm.h"
 
+#include <cmath>
+
 #include "core/device/cuda.h"
 
 namespace yard::ops::kernels {
