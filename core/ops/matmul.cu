@@ -8,6 +8,7 @@
 
 #include "core/device/cuda.h"
 #include "core/handle.h"
+#include "core/ops/elementwise.h"
 
 namespace yard::ops::kernels {
 namespace {
@@ -221,6 +222,9 @@ const void* read_at(const Tensor& tensor, Index element) {
 }
 void* write_at(const Tensor& tensor, Index element) { return const_cast<void*>(read_at(tensor, element)); }
 
+/// cuBLAS stores a product of f32 only as f32.
+bool needs_cast(const Tensor& in, const Tensor& out) { return in.dtype() == DType::f32 && out.dtype() == DType::bf16; }
+
 // -------------------------------------------------------------------------------------------------------------------------- row by row
 
 /// y = x W^T for one group: a warp makes one column of the result for kRows rows, and reads its row of W once.
@@ -253,8 +257,13 @@ __global__ void product_by_row(const T* x, const T* weights, Y* y, Index rows, I
 /// cuBLAS reads the weights as they lie.
 void pack(Cuda, Stream&, const Tensor&, Index, Tensor&) {}
 
-void matmul(Cuda, Stream& stream, const Tensor& x, const Weights& weights, std::span<const Index> rows, const Tensor& y,
+void matmul(Cuda on, Stream& stream, const Tensor& x, const Weights& weights, std::span<const Index> rows, const Tensor& y,
             const std::function<void()>& poll) {
+  if (needs_cast(x, y)) {
+    const Tensor exact(stream, y.shape());
+    matmul(on, stream, x, weights, rows, exact, poll);
+    return copy_into(on, stream, exact, y);
+  }
   const Index in = weights.in();
   const Index out = weights.out();
   std::vector<Product> products;
@@ -270,8 +279,13 @@ void matmul(Cuda, Stream& stream, const Tensor& x, const Weights& weights, std::
   multiply_all(stream, products, {x.dtype(), y.dtype()}, poll);
 }
 
-void matmul_backward_input(Cuda, Stream& stream, const Tensor& dy, const Weights& weights, std::span<const Index> rows, const Tensor& dx,
+void matmul_backward_input(Cuda on, Stream& stream, const Tensor& dy, const Weights& weights, std::span<const Index> rows, const Tensor& dx,
                            const std::function<void()>& poll) {
+  if (needs_cast(dy, dx)) {
+    const Tensor exact(stream, dx.shape());
+    matmul_backward_input(on, stream, dy, weights, rows, exact, poll);
+    return copy_into(on, stream, exact, dx);
+  }
   const Index in = weights.in();
   const Index out = weights.out();
   std::vector<Product> products;

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -19,13 +20,29 @@ namespace {
 
 constexpr std::size_t kGap = 512;  // poisoned, below and above each block
 constexpr std::size_t kPage = std::size_t{2} << 20;
-constexpr std::size_t kGiveBack = std::size_t{1} << 20;
+constexpr std::size_t kSmallPage = 4096;
+constexpr std::size_t kLazy = std::size_t{1} << 18;      // blocks from here on take pages as they are touched
+constexpr std::size_t kNanBytes = std::size_t{4} << 20;  // of the file that untouched pages show
+constexpr std::size_t kQuarantine = 16;                  // blocks of a size that rest before one is used again
 
 // For the handler of faults, which can ask nobody.
 const Memory* watched = nullptr;
 struct sigaction before = {};
 
 std::size_t rounded_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
+
+std::byte* page_after(std::byte* at) { return reinterpret_cast<std::byte*>(rounded_up(reinterpret_cast<std::uintptr_t>(at), kSmallPage)); }
+
+/// A file of NaN: private mappings of it are memory that nobody wrote yet, and cost nothing until somebody does.
+int make_nan_file() {
+  const int file = memfd_create("nan", MFD_CLOEXEC);
+  if (file < 0 || ftruncate(file, static_cast<off_t>(kNanBytes)) != 0) throw std::bad_alloc();
+  void* values = mmap(nullptr, kNanBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (values == MAP_FAILED) throw std::bad_alloc();
+  std::memset(values, 0xff, kNanBytes);
+  munmap(values, kNanBytes);
+  return file;
+}
 
 void on_fault(int signal, siginfo_t* info, void* context) {
   if (watched->holds(info->si_addr)) {
@@ -52,6 +69,7 @@ Memory::Memory() {
   void* base = mmap(nullptr, kBytes + kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) throw std::bad_alloc();
   base_ = reinterpret_cast<std::byte*>(rounded_up(reinterpret_cast<std::uintptr_t>(base), kPage));
+  nan_file_ = make_nan_file();
   watched = this;
   give_alternate_stack();
   struct sigaction action = {};
@@ -64,15 +82,17 @@ void* Memory::reserve(std::size_t bytes) {
   const std::size_t size = rounded_up(bytes, kAlignment);
   const std::size_t whole = size + kGap;
   std::byte* block = nullptr;
-  if (used_ + kGap + whole <= kBytes) {
+  auto& ended = ended_[size];
+  const bool room = used_ + kGap + whole <= kBytes;
+  if (ended.size() > (room ? kQuarantine : 0)) {
+    block = ended.front();
+    ended.pop_front();
+  } else if (room) {
     poison(base_ + used_, kGap + whole);
     block = base_ + used_ + kGap;
     used_ += whole;
   } else {
-    auto& ended = ended_[size];
-    if (ended.empty()) return nullptr;
-    block = ended.front();
-    ended.pop_front();
+    return nullptr;
   }
   in_use_ += bytes;
   blocks_[block] = {bytes, false};
@@ -80,9 +100,21 @@ void* Memory::reserve(std::size_t bytes) {
 }
 
 void Memory::begin(void* block) {
-  const std::size_t bytes = blocks_.at(static_cast<std::byte*>(block)).bytes;
+  auto* const first = static_cast<std::byte*>(block);
+  const std::size_t bytes = blocks_.at(first).bytes;
   unpoison(block, bytes);
-  std::memset(block, 0xff, bytes);
+  if (bytes < kLazy) {
+    std::memset(block, 0xff, bytes);
+    return;
+  }
+  std::byte* const start = page_after(first);
+  std::byte* const stop = page_after(first + bytes - kSmallPage + 1);
+  std::memset(first, 0xff, static_cast<std::size_t>(start - first));
+  std::memset(stop, 0xff, static_cast<std::size_t>(first + bytes - stop));
+  for (std::byte* at = start; at < stop; at += kNanBytes) {
+    const std::size_t part = std::min(kNanBytes, static_cast<std::size_t>(stop - at));
+    if (mmap(at, part, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, nan_file_, 0) == MAP_FAILED) throw std::bad_alloc();
+  }
 }
 
 bool Memory::give_up(void* block) {
@@ -95,9 +127,11 @@ bool Memory::give_up(void* block) {
 void Memory::end(void* block) {
   const auto found = blocks_.find(static_cast<std::byte*>(block));
   const std::size_t bytes = found->second.bytes;
-  if (bytes >= kGiveBack) {
-    const auto first = rounded_up(reinterpret_cast<std::uintptr_t>(block), 4096);
-    madvise(reinterpret_cast<void*>(first), bytes - (first - reinterpret_cast<std::uintptr_t>(block)), MADV_DONTNEED);
+  if (bytes >= kLazy) {
+    std::byte* const start = page_after(static_cast<std::byte*>(block));
+    std::byte* const stop = page_after(static_cast<std::byte*>(block) + bytes - kSmallPage + 1);
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    (void)mmap(start, static_cast<std::size_t>(stop - start), PROT_READ | PROT_WRITE, flags, -1, 0);
   }
   poison(block, bytes);
   in_use_ -= bytes;

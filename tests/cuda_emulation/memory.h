@@ -57,8 +57,9 @@ class Memory {
   std::size_t used_ = 0;    // addresses given out so far
   std::size_t in_use_ = 0;  // bytes of blocks that live
   int open_ = 0;
+  int nan_file_ = -1;
   std::map<const std::byte*, Block> blocks_;
-  std::map<std::size_t, std::deque<std::byte*>> ended_;  // by size, to be used again when addresses run out
+  std::map<std::size_t, std::deque<std::byte*>> ended_;  // by size, to be used again after a while
 };
 
 /// Page-locked host memory, and what queued copies will do to it. Called with the device locked.
