@@ -161,7 +161,9 @@ missing_objects() {
   printf '%d' "$count"
 }
 
-# build PRESET TARGET...: configures build/PRESET and builds the targets there; says how long it will take.
+cmake_options=()
+
+# build PRESET TARGET...: configures build/PRESET, with ${cmake_options[@]}, and builds the targets there; says how long it will take.
 build() {
   local preset=$1 log="build/$1.log" jobs steps start=$SECONDS pid
   shift
@@ -169,7 +171,7 @@ build() {
   if command -v ccache >/dev/null && [ ! -e "build/$preset/CMakeCache.txt" ]; then
     export CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACHE_BASEDIR=$root
   fi
-  if ! cmake --preset "$preset" >"$log" 2>&1 </dev/null; then
+  if ! cmake --preset "$preset" "${cmake_options[@]}" >"$log" 2>&1 </dev/null; then
     grep -A 4 'CMake Error' "$log" | head -n 12 >&2 || true
     stop "configuring build/$preset failed; $log says why (a build folder that was moved here must be deleted first)"
   fi

@@ -94,9 +94,10 @@ Breaches library_homes(const Source& source) {
     std::vector<std::string> folders;
   };
   static const std::vector<Home> homes = {
-      {R"(mpi(-ext)?\.h)", {"comm", "tests/comm", "tests/support"}},
+      {R"(mpi(-ext)?\.h)", {"comm", "tests/comm", "tests/support", "tests/cuda_emulation"}},
       {R"((oneapi/dnnl/.*|dnnl(\.h|\.hpp|_.*)))", {"core/ops", "tests/core/ops"}},
-      {R"((nccl|cuda_runtime|cuda_runtime_api|cublas_v2|cublasLt)\.h)", {"core/device", "core/ops", "comm"}},
+      {R"((nccl|cuda_runtime|cuda_runtime_api|cublas_v2|cublasLt|nvtx3/.*)\.h)",
+       {"core/device", "core/ops", "comm", "tests/cuda_emulation"}},
   };
   Breaches breaches;
   for (const Include& include : includes(source)) {
@@ -106,6 +107,17 @@ Breaches library_homes(const Source& source) {
         continue;
       breaches.push_back(at(source, include.line, include.path + " may be included under " + home.folders.front() + " only"));
     }
+  }
+  return breaches;
+}
+
+/// What builds on the CUDA language is compiled with it, or emulated.
+Breaches cuda_language(const Source& source) {
+  Breaches breaches;
+  if (ends_with(source.path, ".cu") || under(source.path, "core/device") || top(source.path) == "tests") return breaches;
+  for (const Include& include : includes(source)) {
+    if (include.path.rfind("core/device/cuda", 0) == 0)
+      breaches.push_back(at(source, include.line, include.path + " may be included by .cu files only"));
   }
   return breaches;
 }
@@ -169,7 +181,7 @@ Breaches twins(const std::vector<Source>& all) {
 Breaches judge(const std::vector<Source>& sources) {
   Breaches all = twins(sources);
   for (const Source& source : sources) {
-    for (const Breaches& some : {include_direction(source), library_homes(source), own_header_first(source, sources),
+    for (const Breaches& some : {include_direction(source), library_homes(source), own_header_first(source, sources), cuda_language(source),
                                  hardware_conditions(source), style(source)}) {
       all.insert(all.end(), some.begin(), some.end());
     }
@@ -255,6 +267,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Planted{{"core/x.cc", {"#include \"norm.h\""}}, "by its path from the root"},
                       Planted{{"parallel/x.cc", {"#include <mpi.h>"}}, "parallel/x.cc:1: mpi.h may be included under comm only"},
                       Planted{{"core/nn/x.cc", {"#include <dnnl.hpp>"}}, "dnnl.hpp may be included under core/ops only"},
+                      Planted{{"core/nn/x.cc", {"#include \"core/device/cuda.h\""}},
+                              "core/device/cuda.h may be included by .cu files only"},
                       Planted{{"core/norm.cc", {"#include <vector>", "#include \"core/norm.h\""}}, "core/norm.cc:1: the first include"},
                       Planted{{"core/x.cc", {"#ifdef __AVX512F__"}}, "core/x.cc:1: a condition about hardware"},
                       Planted{{"core/x.cc", {"int a;", "#if defined(YARD_CUDA)"}}, "core/x.cc:2: a condition about hardware"},

@@ -6,8 +6,8 @@
 
 namespace yard::cuda {
 
-/// What only the CUDA compiler understands. The emulation has the same functions in tests/cuda_emulation/language.h; kernels use nothing else
-/// that needs a GPU beside threadIdx, blockIdx, blockDim and gridDim.
+/// What only the CUDA compiler understands. The emulation has the same functions in tests/cuda_emulation/language.h; kernels use nothing
+/// else that needs a GPU beside threadIdx, blockIdx, blockDim and gridDim.
 
 using Lanes = unsigned;  // a bit for each thread of a warp
 inline constexpr Lanes kAllLanes = 0xffffffffU;

@@ -6,7 +6,8 @@
 
 namespace yard {
 
-/// Nested named ranges on the timeline of a device's own tools (NVTX, as Nsight Systems shows it). Costs next to nothing while no tool looks.
+/// Nested named ranges on the timeline of a device's own tools (NVTX, as Nsight Systems shows it). Costs next to nothing while no tool
+/// looks.
 class Ranges {
  public:
   virtual ~Ranges() = default;

@@ -37,8 +37,9 @@ class Library {
     handle_ = Handle<CublasTraits>(handle);
     check_cublas(cublasSetStream(handle, native(stream)), "taking a stream");
     // Sums of bf16 products stay in f32 also where a product is split along k.
-    check_cublas(cublasSetMathMode(handle, static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)),
-                 "setting the precision");
+    check_cublas(
+        cublasSetMathMode(handle, static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)),
+        "setting the precision");
     workspace_ = Buffer(stream.allocator(), kWorkspace);
     check_cublas(cublasSetWorkspace(handle, workspace_.data(), kWorkspace), "setting the workspace");
     return handle;
@@ -127,8 +128,8 @@ void multiply(cublasHandle_t handle, const Product& product, Types types) {
   const float one = 1;
   const float old = types.accumulate ? 1.0F : 0.0F;
   check_cublas(cublasGemmEx(handle, p.first_is, p.second_is, p.m, p.n, p.k, &one, p.first, type_of(types.in), p.first_distance, p.second,
-                            type_of(types.in), p.second_distance, &old, p.result, type_of(types.out), p.result_distance,
-                            CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                            type_of(types.in), p.second_distance, &old, p.result, type_of(types.out), p.result_distance, CUBLAS_COMPUTE_32F,
+                            CUBLAS_GEMM_DEFAULT),
                "a matrix product");
 }
 

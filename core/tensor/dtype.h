@@ -9,7 +9,8 @@ namespace yard {
 
 enum class DType : std::uint8_t { f32, bf16, f64, i32, i64 };
 
-/// The upper half of an f32: 8 exponent bits, 7 of fraction. Rounds to nearest, ties to even. What is constexpr here, kernels on a GPU call.
+/// The upper half of an f32: 8 exponent bits, 7 of fraction. Rounds to nearest, ties to even. What is constexpr here, kernels on a GPU
+/// call.
 struct BFloat16 {
   std::uint16_t bits = 0;
   BFloat16() = default;
@@ -19,7 +20,9 @@ struct BFloat16 {
     bits = rounded(value);
     return *this;
   }
-  constexpr operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }  // NOLINT(google-explicit-constructor)
+  constexpr operator float() const {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+  }  // NOLINT(google-explicit-constructor)
 
   /// The bits of the nearest value.
   static constexpr std::uint16_t rounded(float value) {

@@ -67,7 +67,8 @@ Tensor Tensor::flat_range(Index first, Shape shape) const {
 }
 
 Tensor Tensor::to(Stream& stream, Device device) const {
-  check(device == stream.device() || device.type == DeviceType::cpu, "a tensor goes to the host or to the device of the stream that copies it");
+  check(device == stream.device() || device.type == DeviceType::cpu,
+        "a tensor goes to the host or to the device of the stream that copies it");
   if (device == stream.device()) return clone(stream);
   Tensor result = on_host(stream, shape_, dtype_);
   stream.copy(result.raw(), raw(), bytes());

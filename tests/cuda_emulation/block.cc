@@ -61,7 +61,8 @@ void Core::run(uint3 block, dim3 block_size, dim3 grid_size, const std::function
   blockDim = block_size;
   gridDim = grid_size;
   count_ = static_cast<int>(block_size.x * block_size.y * block_size.z);
-  draws_ = Draws(options().seed + launch, block.x + (static_cast<std::uint64_t>(block.y) << 32) + (static_cast<std::uint64_t>(block.z) << 48));
+  draws_ =
+      Draws(options().seed + launch, block.x + (static_cast<std::uint64_t>(block.y) << 32) + (static_cast<std::uint64_t>(block.z) << 48));
   poison(arena_, std::min(used_ + kGap, 2 * kSharedBytes));
   used_ = 0;
   tiles_.clear();
@@ -105,7 +106,8 @@ void Core::order(std::vector<int>& ready) {
     case Order::reverse:
       return std::reverse(ready.begin(), ready.end());
     case Order::shuffled:
-      for (std::size_t left = ready.size(); left > 1; --left) std::swap(ready[left - 1], ready[draws_.below(static_cast<std::uint32_t>(left))]);
+      for (std::size_t left = ready.size(); left > 1; --left)
+        std::swap(ready[left - 1], ready[draws_.below(static_cast<std::uint32_t>(left))]);
   }
 }
 
@@ -209,7 +211,8 @@ void Core::stuck() const {
     const Thread& one = *threads_[static_cast<std::size_t>(i)];
     at_block += one.state == State::at_block ? 1 : 0;
     gone += one.state == State::gone ? 1 : 0;
-    if (one.state == State::at_warp && waiting.empty()) waiting = "thread " + text(one.index) + " waits for lanes " + hexadecimal(one.lanes);
+    if (one.state == State::at_warp && waiting.empty())
+      waiting = "thread " + text(one.index) + " waits for lanes " + hexadecimal(one.lanes);
   }
   fault("a kernel hangs: in block " + text(blockIdx) + " of " + std::to_string(count_) + " threads " + waiting + ", while " +
         std::to_string(at_block) + " wait at the block's barrier and " + std::to_string(gone) + " have left the kernel");
@@ -238,8 +241,6 @@ void meet_warp(Meeting kind, unsigned lanes, const void* mine, int from, void* i
 }
 unsigned vote(unsigned lanes, bool is_true) { return Core::mine().vote(lanes, is_true); }
 int lane() { return Core::mine().lane(); }
-void* shared_memory(const void* key, std::size_t bytes, std::size_t alignment) {
-  return Core::mine().shared_memory(key, bytes, alignment);
-}
+void* shared_memory(const void* key, std::size_t bytes, std::size_t alignment) { return Core::mine().shared_memory(key, bytes, alignment); }
 
 }  // namespace yard::emulation

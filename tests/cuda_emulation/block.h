@@ -65,7 +65,7 @@ class Core {
   void order(std::vector<int>& ready);
 
   std::vector<std::unique_ptr<Thread>> threads_;
-  int count_ = 0;      // threads of this block
+  int count_ = 0;  // threads of this block
   int current_ = 0;
   const std::function<void()>* body_ = nullptr;
   Draws draws_;

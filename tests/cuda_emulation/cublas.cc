@@ -164,7 +164,8 @@ cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode) {
 cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t handle, void* workspace, size_t workspaceSizeInBytes) {
   if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
   const Lock lock(Gpu::get().mutex);
-  const bool usable = reinterpret_cast<std::uintptr_t>(workspace) % 256 == 0 && Gpu::get().memory.within_block(workspace, workspaceSizeInBytes);
+  const bool usable =
+      reinterpret_cast<std::uintptr_t>(workspace) % 256 == 0 && Gpu::get().memory.within_block(workspace, workspaceSizeInBytes);
   if (!usable) return CUBLAS_STATUS_INVALID_VALUE;
   handle->workspace = workspace;
   return CUBLAS_STATUS_SUCCESS;
@@ -245,7 +246,8 @@ cublasStatus_t cublasGemmGroupedBatchedEx(cublasHandle_t handle, const cublasOpe
       one.b.values = Barray[i];
       one.c.values = Carray[i];
       if (!aligned(one.a.values, one.k, Atype) || !aligned(one.b.values, one.k, Btype) || !aligned(one.c.values, one.k, Ctype)) {
-        fault("a grouped product of bf16 with k = " + std::to_string(one.k) + " has a matrix at an address that cuBLAS would read misaligned");
+        fault("a grouped product of bf16 with k = " + std::to_string(one.k) +
+              " has a matrix at an address that cuBLAS would read misaligned");
       }
       if (one.m > 0 && one.n > 0) run(one);
     }

@@ -77,7 +77,8 @@ cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind k
       host = {static_cast<const std::byte*>(to), bytes};
       if (!gpu.touches(to, bytes)) std::memset(to, 0xff, bytes);  // who reads too early finds NaN
     }
-    gpu.enqueue(stream, [=] { std::memcpy(to, from, bytes); }, host);
+    gpu.enqueue(
+        stream, [=] { std::memcpy(to, from, bytes); }, host);
   }
   if (target == Side::host) gpu.finish(stream);  // into ordinary memory the call waits
   return cudaSuccess;
@@ -209,7 +210,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
-  if (start == nullptr || end == nullptr || start->latest == nullptr || end->latest == nullptr) return noted(cudaErrorInvalidResourceHandle);
+  if (start == nullptr || end == nullptr || start->latest == nullptr || end->latest == nullptr)
+    return noted(cudaErrorInvalidResourceHandle);
   const Lock lock(Gpu::get().mutex);
   if (!start->latest->reached || !end->latest->reached) return noted(cudaErrorNotReady);
   *ms = std::chrono::duration<float, std::milli>(end->latest->when - start->latest->when).count();

@@ -16,7 +16,8 @@ class Ucontext final : public Machine {
     inside_.uc_link = nullptr;
     // makecontext passes ints: the address goes in two of them.
     const auto self = reinterpret_cast<std::uintptr_t>(this);
-    makecontext(&inside_, reinterpret_cast<void (*)()>(&Ucontext::enter), 2, static_cast<unsigned>(self >> 32), static_cast<unsigned>(self));
+    makecontext(&inside_, reinterpret_cast<void (*)()>(&Ucontext::enter), 2, static_cast<unsigned>(self >> 32),
+                static_cast<unsigned>(self));
   }
   void go_in() override { swapcontext(&outside_, &inside_); }
   void go_out() override { swapcontext(&inside_, &outside_); }

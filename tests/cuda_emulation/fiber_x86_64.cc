@@ -41,8 +41,8 @@ namespace {
 class Registers final : public Machine {
  public:
   Registers(std::byte* stack, std::size_t bytes, void (*function)(void*), void* argument) {
-    // As if yard_emulation_begin had been left by the switch: six registers below its address, which lies so that the stack is aligned to 16
-    // where it calls.
+    // As if yard_emulation_begin had been left by the switch: six registers below its address, which lies so that the stack is aligned to
+    // 16 where it calls.
     auto** top = reinterpret_cast<void**>(stack + bytes);
     void** frame = top - 9;
     for (int i = 0; i < 9; ++i) frame[i] = nullptr;

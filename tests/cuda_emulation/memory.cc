@@ -1,8 +1,8 @@
 #include "tests/cuda_emulation/memory.h"
 
-#include <csignal>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <csignal>
 
 #include <algorithm>
 #include <cstdint>

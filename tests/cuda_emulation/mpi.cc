@@ -1,5 +1,5 @@
-// Calls of MPI that may block for other processes, as seen by the profiling interface: everything queued on the emulated GPU runs first, since
-// a real one would get on by itself.
+// Calls of MPI that may block for other processes, as seen by the profiling interface: everything queued on the emulated GPU runs first,
+// since a real one would get on by itself.
 
 #include <mpi.h>
 

@@ -6,7 +6,8 @@
 
 namespace yard::emulation {
 
-/// In which order things run that CUDA leaves open: the threads of a block between barriers, the blocks of a grid, streams among each other.
+/// In which order things run that CUDA leaves open: the threads of a block between barriers, the blocks of a grid, streams among each
+/// other.
 enum class Order : std::uint8_t { forward, reverse, shuffled };
 
 /// What SWITCHYARD_EMULATION_ORDER and _CORES say (README.md).

@@ -1,5 +1,5 @@
-// Faults that a GPU may answer with the right numbers today and wrong ones tomorrow: each is planted beside the same code done right, and the
-// emulation shows it every time.
+// Faults that a GPU may answer with the right numbers today and wrong ones tomorrow: each is planted beside the same code done right, and
+// the emulation shows it every time.
 
 #include <cublas_v2.h>
 #include <gmock/gmock.h>

@@ -49,8 +49,8 @@ struct CUevent_st {
 
 namespace yard::emulation {
 
-/// The emulated GPU. Nothing on a stream runs before somebody waits for it; then everything runs that must, in an order that only events and
-/// the order within each stream restrict:
+/// The emulated GPU. Nothing on a stream runs before somebody waits for it; then everything runs that must, in an order that only events
+/// and the order within each stream restrict:
 ///   forward   what is waited for, and of other streams only what its events ask for
 ///   reverse   all that can of the other streams first, the newest stream before older ones
 ///   shuffled  any stream that can, drawn anew for each operation
@@ -91,8 +91,8 @@ class Gpu {
   std::uint64_t made_ = 0;
 };
 
-/// Before a call that may block for other processes: runs everything queued, as hardware would by itself. A buffer of the call that a queued
-/// copy still reads or writes is a missing wait.
+/// Before a call that may block for other processes: runs everything queued, as hardware would by itself. A buffer of the call that a
+/// queued copy still reads or writes is a missing wait.
 void before_blocking_call(const char* name, std::initializer_list<const void*> buffers);
 /// Before a call that takes the bytes of its buffers from now on without blocking: the same check of them, and nothing runs.
 void before_starting_call(const char* name, std::initializer_list<const void*> buffers);

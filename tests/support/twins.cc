@@ -44,7 +44,8 @@ Stream& gpu() {
 std::vector<Shape> twin_shapes() {
   std::vector<Shape> shapes = {{0, 8}, {1, 1}, {1, 8}, {5, 33}, {40, 100}, {3, 1030}};
   const char* wanted = std::getenv("SWITCHYARD_TWINS");
-  if (wanted != nullptr && std::string(wanted) == "full") shapes.insert(shapes.end(), {{700, 64}, {300, 513}, {2, 9000}, {1, 40000}, {3000, 3}});
+  if (wanted != nullptr && std::string(wanted) == "full")
+    shapes.insert(shapes.end(), {{700, 64}, {300, 513}, {2, 9000}, {1, 40000}, {3000, 3}});
   return shapes;
 }
 
@@ -77,12 +78,13 @@ std::vector<Side::Result> Side::finish(const std::string& what) {
     if (!input.whole.defined()) continue;
     const auto before = bytes_of(input.before);
     const auto after = bytes_of(input.whole);
-    const auto first = static_cast<std::size_t>(static_cast<const std::byte*>(input.body.raw()) - static_cast<const std::byte*>(input.whole.raw()));
+    const auto first =
+        static_cast<std::size_t>(static_cast<const std::byte*>(input.body.raw()) - static_cast<const std::byte*>(input.whole.raw()));
     for (std::size_t i = 0; i < before.size(); ++i) {
       const bool in_body = i >= first && i < first + input.body.bytes();
       if (before[i] == after[i] || (in_body && input.may_change)) continue;
-      ADD_FAILURE() << what << ": " << input.name << (in_body ? ", which is only read, was changed" : " was written beyond its ends") << " at byte "
-                    << static_cast<std::int64_t>(i) - static_cast<std::int64_t>(first) << " of " << input.body.bytes();
+      ADD_FAILURE() << what << ": " << input.name << (in_body ? ", which is only read, was changed" : " was written beyond its ends")
+                    << " at byte " << static_cast<std::int64_t>(i) - static_cast<std::int64_t>(first) << " of " << input.body.bytes();
       break;
     }
   }

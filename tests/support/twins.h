@@ -49,9 +49,9 @@ class Side {
   std::vector<Result> results_;
 };
 
-/// Runs an op on the CPU and on the GPU and fails unless the results agree: f32 and f64 to `bound` of the largest value, bf16 to one step of
-/// rounding beside that, whole numbers exactly. On the GPU it runs twice, which must give the same bits, and once more on inputs that are not
-/// aligned.
+/// Runs an op on the CPU and on the GPU and fails unless the results agree: f32 and f64 to `bound` of the largest value, bf16 to one step
+/// of rounding beside that, whole numbers exactly. On the GPU it runs twice, which must give the same bits, and once more on inputs that
+/// are not aligned.
 void expect_twins(const std::string& what, const std::function<void(Side&)>& op, double bound = 1e-5);
 
 }  // namespace yard::test

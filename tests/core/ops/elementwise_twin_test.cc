@@ -52,11 +52,14 @@ TEST(ElementwiseTwin, CastsCopiesAndFill) {
     for (const DType from : kAll) {
       const Tensor x = ops::cast(cpu(), random_tensor(shape, 1), from);
       for (const DType to : kAll) {
-        expect_twins(text(shape, from) + " to " + std::string(name_of(to)), [&](Side& side) {
-          side.out("cast", ops::cast(side.stream, side.in(x), to));
-          ops::copy_into(side.stream, side.in(x), side.changed("copy", Tensor::zeros(cpu(), {x.elements()}, to)));
-          ops::fill(side.stream, side.changed("filled", ops::cast(cpu(), x, to).clone(cpu())), -1.5F);
-        }, 1e-7);
+        expect_twins(
+            text(shape, from) + " to " + std::string(name_of(to)),
+            [&](Side& side) {
+              side.out("cast", ops::cast(side.stream, side.in(x), to));
+              ops::copy_into(side.stream, side.in(x), side.changed("copy", Tensor::zeros(cpu(), {x.elements()}, to)));
+              ops::fill(side.stream, side.changed("filled", ops::cast(cpu(), x, to).clone(cpu())), -1.5F);
+            },
+            1e-7);
       }
     }
   }
@@ -67,7 +70,7 @@ TEST(ElementwiseTwin, CastsCopiesAndFill) {
 
 TEST(ElementwiseTwin, SpecialValuesSurviveRounding) {
   const std::vector<float> special = {std::numeric_limits<float>::infinity(), -3.4028235e38F, 1e-45F, -0.0F, 1.00390625F, 1.01171875F,
-                                      std::bit_cast<float>(0x7f7fffffU), 65504};
+                                      std::bit_cast<float>(0x7f7fffffU),      65504};
   const Tensor x = tensor_of({8}, special);
   Side side(gpu(), 0);
   side.out("cast", ops::cast(gpu(), side.in(x), DType::bf16));
@@ -80,14 +83,20 @@ TEST(ElementwiseTwin, SpecialValuesSurviveRounding) {
 TEST(ElementwiseTwin, Sums) {
   for (const Index count : {0, 1, 31, 4096, 16385, 70001}) {
     const Tensor x = random_tensor({count}, 1, 100);
-    expect_twins(std::to_string(count) + " values", [&](Side& side) {
-      side.out("sum", ops::sum(side.stream, side.in(x)));
-      side.out("squared norm", ops::squared_norm(side.stream, side.in(x)));
-    }, 1e-11);
+    expect_twins(
+        std::to_string(count) + " values",
+        [&](Side& side) {
+          side.out("sum", ops::sum(side.stream, side.in(x)));
+          side.out("squared norm", ops::squared_norm(side.stream, side.in(x)));
+        },
+        1e-11);
   }
-  expect_twins("beyond what f32 holds", [](Side& side) {
-    side.out("squared norm", ops::squared_norm(side.stream, side.in(tensor_of({3}, std::vector<float>{1e30F, 1, -1e30F}))));
-  }, 1e-11);
+  expect_twins(
+      "beyond what f32 holds",
+      [](Side& side) {
+        side.out("squared norm", ops::squared_norm(side.stream, side.in(tensor_of({3}, std::vector<float>{1e30F, 1, -1e30F}))));
+      },
+      1e-11);
 }
 
 TEST(ElementwiseTwin, AllFiniteFindsOneValueAnywhere) {
@@ -109,9 +118,8 @@ TEST(ElementwiseTwin, DropoutDrawsTheSameNumbers) {
       const Tensor x = random_tensor(shape, 1, 1, out);
       const Tensor keys(cpu(), {shape[0]}, DType::i64);
       for (Index i = 0; i < shape[0]; ++i) keys.data<std::int64_t>()[i] = 1000003 * i;
-      expect_twins(text(shape, out), [&](Side& side) {
-        side.out("dropped", ops::dropout(side.stream, side.in(x), 0.3F, 7, side.in(keys), out));
-      });
+      expect_twins(text(shape, out),
+                   [&](Side& side) { side.out("dropped", ops::dropout(side.stream, side.in(x), 0.3F, 7, side.in(keys), out)); });
     }
   }
 }
