@@ -46,6 +46,12 @@ __device__ __forceinline__ T shuffle_up(T value, unsigned by, Lanes lanes = kAll
   return __shfl_up_sync(lanes, value, by);
 }
 
+/// Ends the program where a kernel finds values that it cannot work with: the host, which does not see them, reports that a launch failed.
+/// `what` is for the emulation, which says it.
+__device__ __forceinline__ void require(bool ok, const char* /*what*/) {
+  if (!ok) __trap();
+}
+
 /// The named lanes for which it is true.
 __device__ __forceinline__ Lanes ballot(bool is_true, Lanes lanes = kAllLanes) { return __ballot_sync(lanes, is_true); }
 __device__ __forceinline__ bool any(bool is_true, Lanes lanes = kAllLanes) { return __any_sync(lanes, is_true) != 0; }

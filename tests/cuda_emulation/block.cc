@@ -240,6 +240,7 @@ void meet_warp(Meeting kind, unsigned lanes, const void* mine, int from, void* i
   Core::mine().meet_warp(kind, lanes, mine, from, into, bytes);
 }
 unsigned vote(unsigned lanes, bool is_true) { return Core::mine().vote(lanes, is_true); }
+void refuse(const char* what) { fault(std::string("a kernel cannot work with what it was given: ") + what); }
 int lane() { return Core::mine().lane(); }
 void* shared_memory(const void* key, std::size_t bytes, std::size_t alignment) { return Core::mine().shared_memory(key, bytes, alignment); }
 

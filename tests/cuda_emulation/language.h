@@ -28,6 +28,7 @@ void meet_block();
 enum class Meeting : std::uint8_t { sync, shuffle, vote };
 void meet_warp(Meeting kind, unsigned lanes, const void* mine, int from, void* into, std::size_t bytes);
 unsigned vote(unsigned lanes, bool is_true);
+[[noreturn]] void refuse(const char* what);
 int lane();
 void* shared_memory(const void* key, std::size_t bytes, std::size_t alignment);
 
@@ -78,6 +79,10 @@ template <class T>
 T shuffle_up(T value, unsigned by, Lanes lanes = kAllLanes) {
   const int from = emulation::lane() - static_cast<int>(by);
   return shuffle(value, from < 0 ? emulation::lane() : from, lanes);
+}
+
+inline void require(bool ok, const char* what) {
+  if (!ok) emulation::refuse(what);
 }
 
 inline Lanes ballot(bool is_true, Lanes lanes = kAllLanes) { return emulation::vote(lanes, is_true); }
