@@ -2,12 +2,10 @@
 
 #include <cmath>
 
-#include "core/device/cuda.h"
+#include "core/ops/gpu.h"
 
 namespace yard::ops::kernels {
 namespace {
-
-using namespace cuda;
 
 /// An activation's value and its slope, at one point.
 struct Point {

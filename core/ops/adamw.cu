@@ -2,12 +2,10 @@
 
 #include <cmath>
 
-#include "core/device/cuda.h"
+#include "core/ops/gpu.h"
 
 namespace yard::ops::kernels {
 namespace {
-
-using namespace cuda;
 
 /// The settings as every value of a step meets them.
 struct Step {

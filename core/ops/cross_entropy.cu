@@ -2,12 +2,10 @@
 
 #include <cmath>
 
-#include "core/device/cuda.h"
+#include "core/ops/gpu.h"
 
 namespace yard::ops::kernels {
 namespace {
-
-using namespace cuda;
 
 /// One block a row. The gradient may be written over the logits: each thread reads what it replaces, and the target's was read before.
 template <class T>

@@ -1,12 +1,10 @@
 #include "core/ops/elementwise.h"
 
-#include "core/device/cuda.h"
+#include "core/ops/gpu.h"
 #include "core/random.h"
 
 namespace yard::ops::kernels {
 namespace {
-
-using namespace cuda;
 
 /// Calls body(T{}) with float, BFloat16 or double.
 template <class Body>

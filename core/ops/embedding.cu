@@ -1,12 +1,10 @@
 #include "core/ops/embedding.h"
 
-#include "core/device/cuda.h"
+#include "core/ops/gpu.h"
 #include "core/ops/permute.h"
 
 namespace yard::ops::kernels {
 namespace {
-
-using namespace cuda;
 
 /// One block a token.
 template <int kPack, class T, class Y>

@@ -3,12 +3,10 @@
 #include <cmath>
 #include <limits>
 
-#include "core/device/cuda.h"
+#include "core/ops/gpu.h"
 
 namespace yard::ops::kernels {
 namespace {
-
-using namespace cuda;
 
 /// One block a row.
 __global__ void softmax_row(const float* logits, float* p, float* log_sum_exp, Index experts) {

@@ -6,14 +6,12 @@
 #include <array>
 #include <vector>
 
-#include "core/device/cuda.h"
 #include "core/handle.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/gpu.h"
 
 namespace yard::ops::kernels {
 namespace {
-
-using namespace cuda;
 
 // -------------------------------------------------------------------------------------------------------------------------- the library
 

@@ -2,12 +2,10 @@
 
 #include <cmath>
 
-#include "core/device/cuda.h"
+#include "core/ops/gpu.h"
 
 namespace yard::ops::kernels {
 namespace {
-
-using namespace cuda;
 
 /// One block a row.
 template <int kPack, class X, class Y>

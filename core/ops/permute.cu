@@ -1,11 +1,9 @@
 #include "core/ops/permute.h"
 
-#include "core/device/cuda.h"
+#include "core/ops/gpu.h"
 
 namespace yard::ops::kernels {
 namespace {
-
-using namespace cuda;
 
 // ----------------------------------------------------------------------------------------------------------------------- sorting by key
 
