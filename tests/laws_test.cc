@@ -114,7 +114,8 @@ Breaches library_homes(const Source& source) {
 /// What builds on the CUDA language is compiled with it, or emulated.
 Breaches cuda_language(const Source& source) {
   Breaches breaches;
-  if (ends_with(source.path, ".cu") || under(source.path, "core/device") || source.path == "core/ops/gpu.h" || top(source.path) == "tests")
+  if (ends_with(source.path, ".cu") || under(source.path, "core/device") || source.path.rfind("core/ops/gpu", 0) == 0 ||
+      top(source.path) == "tests")
     return breaches;
   for (const Include& include : includes(source)) {
     if (include.path.rfind("core/device/cuda", 0) == 0)

@@ -1,53 +1,15 @@
 #include "core/ops/matmul.h"
 
-#include <cublas_v2.h>
-
 #include <algorithm>
 #include <array>
 #include <vector>
 
-#include "core/handle.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/gpu.h"
+#include "core/ops/gpu_products.h"
 
 namespace yard::ops::kernels {
 namespace {
-
-// -------------------------------------------------------------------------------------------------------------------------- the library
-
-void check_cublas(cublasStatus_t status, const char* doing) {
-  check(status == CUBLAS_STATUS_SUCCESS, doing, " failed in cuBLAS: ", cublasGetStatusString(status));
-}
-
-struct CublasTraits {
-  using Type = cublasHandle_t;
-  static Type null() { return nullptr; }
-  static void destroy(Type handle) noexcept { (void)cublasDestroy(handle); }
-};
-
-/// cuBLAS on one stream. A workspace of its own keeps its results the same from run to run while other streams multiply too.
-class Library {
- public:
-  cublasHandle_t on(Stream& stream) {
-    if (handle_) return handle_.get();
-    cublasHandle_t handle = nullptr;
-    check_cublas(cublasCreate(&handle), "starting");
-    handle_ = Handle<CublasTraits>(handle);
-    check_cublas(cublasSetStream(handle, native(stream)), "taking a stream");
-    // Sums of bf16 products stay in f32 also where a product is split along k.
-    check_cublas(
-        cublasSetMathMode(handle, static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)),
-        "setting the precision");
-    workspace_ = Buffer(stream.allocator(), kWorkspace);
-    check_cublas(cublasSetWorkspace(handle, workspace_.data(), kWorkspace), "setting the workspace");
-    return handle;
-  }
-
- private:
-  static constexpr std::size_t kWorkspace = std::size_t{32} << 20;  // what cuBLAS asks for on H100; less would forbid some of its kernels
-  Buffer workspace_;
-  Handle<CublasTraits> handle_;  // goes first: it waits for the products that use the workspace
-};
 
 /// Streams beside one that products of single experts are spread over.
 class SideStreams {
@@ -72,69 +34,10 @@ class SideStreams {
   std::array<std::unique_ptr<Stream>, kCount> sides_;
 };
 
-// -------------------------------------------------------------------------------------------------------------------------- one product
-
-cudaDataType type_of(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
-
-/// A row-major product C = A B, or C += A B, on matrices that lie without gaps.        A: (m, k)  B: (k, n)  C: (m, n)
-struct Product {
-  Index m = 0, n = 0, k = 0;
-  const void* a = nullptr;
-  bool a_transposed = false;  // stored as (k, m)
-  const void* b = nullptr;
-  bool b_transposed = false;  // stored as (n, k)
-  void* c = nullptr;
-};
-
-/// The same product as cuBLAS sees it. A row-major matrix is the column-major matrix of its transpose, and C^T = B^T A^T: so the operands
-/// change places, and whether one is transposed stays as it is. The only place that knows of column-major.
-struct ColumnMajor {
-  cublasOperation_t first_is, second_is;
-  int m, n, k;
-  const void *first, *second;
-  int first_distance, second_distance;
-  void* result;
-  int result_distance;
-
-  explicit ColumnMajor(const Product& p)
-      : first_is(p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N),
-        second_is(p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N),
-        m(narrow(p.n)),
-        n(narrow(p.m)),
-        k(narrow(p.k)),
-        first(p.b),
-        second(p.a),
-        first_distance(narrow(p.b_transposed ? p.k : p.n)),
-        second_distance(narrow(p.a_transposed ? p.m : p.k)),
-        result(p.c),
-        result_distance(narrow(p.n)) {}
-
- private:
-  static int narrow(Index extent) {
-    check(extent <= 0x7fffffff, "a matrix of a product on the GPU has at most 2^31 - 1 rows and columns, got ", extent);
-    return static_cast<int>(extent);
-  }
-};
-
-struct Types {
-  DType in, out;
-  bool accumulate = false;
-};
-
-void multiply(cublasHandle_t handle, const Product& product, Types types) {
-  const ColumnMajor p(product);
-  const float one = 1;
-  const float old = types.accumulate ? 1.0F : 0.0F;
-  check_cublas(cublasGemmEx(handle, p.first_is, p.second_is, p.m, p.n, p.k, &one, p.first, type_of(types.in), p.first_distance, p.second,
-                            type_of(types.in), p.second_distance, &old, p.result, type_of(types.out), p.result_distance, CUBLAS_COMPUTE_32F,
-                            CUBLAS_GEMM_DEFAULT),
-               "a matrix product");
-}
-
 // ------------------------------------------------------------------------------------------------------------------------ many products
 
 /// Whether cuBLAS takes these as one grouped product: it stores what it reads, and bf16 matrices must lie where it can load them.
-bool can_be_grouped(std::span<const Product> products, Types types) {
+bool can_be_grouped(std::span<const Product> products, ProductTypes types) {
   if (products.size() < 2 || types.in != types.out) return false;
   if (types.in == DType::f32) return true;
   const auto lies_well = [](const void* matrix, Index k) {
@@ -146,7 +49,7 @@ bool can_be_grouped(std::span<const Product> products, Types types) {
                      [&](const Product& p) { return lies_well(p.a, p.k) && lies_well(p.b, p.k) && lies_well(p.c, p.k); });
 }
 
-void multiply_grouped(Stream& stream, cublasHandle_t handle, std::span<const Product> products, Types types) {
+void multiply_grouped(Stream& stream, cublasHandle_t handle, std::span<const Product> products, ProductTypes types) {
   const std::size_t count = products.size();
   std::vector<cublasOperation_t> first_is, second_is;
   std::vector<int> m, n, k, first_distance, second_distance, result_distance;
@@ -180,12 +83,12 @@ void multiply_grouped(Stream& stream, cublasHandle_t handle, std::span<const Pro
 }
 
 /// All products, which write different matrices: as one where cuBLAS can, else spread over a few streams.
-void multiply_all(Stream& stream, std::span<const Product> products, Types types, const std::function<void()>& poll) {
+void multiply_all(Stream& stream, std::span<const Product> products, ProductTypes types, const std::function<void()>& poll) {
   const auto between = [&] {
     if (poll) poll();
   };
   if (products.empty()) return;
-  auto& library = stream.kept<Library>();
+  auto& library = stream.kept<Cublas>();
   if (can_be_grouped(products, types)) {
     multiply_grouped(stream, library.on(stream), products, types);
     return between();
@@ -199,7 +102,7 @@ void multiply_all(Stream& stream, std::span<const Product> products, Types types
   for (std::size_t i = 0; i < products.size(); ++i) {
     const std::size_t place = i % (SideStreams::kCount + 1);
     Stream& on = place == 0 ? stream : sides.side(place - 1);
-    multiply(on.kept<Library>().on(on), products[i], types);
+    multiply(on.kept<Cublas>().on(on), products[i], types);
     between();
   }
   sides.join(stream);
