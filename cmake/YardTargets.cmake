@@ -28,12 +28,16 @@ target_link_libraries(yard_options INTERFACE OpenMP::OpenMP_CXX Threads::Threads
 configure_file(${PROJECT_SOURCE_DIR}/core/build_config.h.in ${PROJECT_BINARY_DIR}/core/build_config.h @ONLY)
 configure_file(${PROJECT_SOURCE_DIR}/launch/build_info.h.in ${PROJECT_BINARY_DIR}/launch/build_info.h @ONLY)
 
-# yard_library(name): every .cc below the current folder.
+# Half of a source's compile time is these headers. A source still includes what it uses: clang-tidy reads it without them.
+set(yard_common_headers <fmt/format.h> <algorithm> <array> <cmath> <filesystem> <functional> <map> <memory> <optional> <span> <string> <vector>)
+
+# yard_library(name libraries...): every .cc below the current folder.
 function(yard_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
   add_library(${name} STATIC ${sources})
   target_link_libraries(${name} PUBLIC yard_options ${ARGN})
+  target_precompile_headers(${name} PRIVATE ${yard_common_headers})
 endfunction()
 
 # yard_protos(name files...): messages, generated so that "proto/config.proto" is included as "proto/config.pb.h" from anywhere.
