@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 
 #include "core/ops/host/attention_by_row.h"
 #include "core/ops/host/layout.h"
@@ -9,25 +8,18 @@
 namespace yard::ops::host {
 namespace {
 
-/// How many lanes side by side a row is summed in; a row's rest goes into the first ones.
-constexpr Index kLanes = 16;
-
 /// The product of a query with each key.                             keys: (entries, width)  scores: (entries)
 template <class T>
 void multiply_keys(const float* query, const T* keys, Index entries, Index width, float* scores) {
+  constexpr auto kWidth = static_cast<Index>(kLanes);
   for (Index j = 0; j < entries; ++j) {
     const T* const key = keys + j * width;
-    std::array<float, kLanes> lanes{};
+    Lanes lanes{};
     Index i = 0;
-    for (; i + kLanes <= width; i += kLanes) {
-#pragma omp simd
-      for (Index lane = 0; lane < kLanes; ++lane)
-        lanes[static_cast<std::size_t>(lane)] += query[i + lane] * static_cast<float>(key[i + lane]);
-    }
-    for (Index lane = 0; i < width; ++i, ++lane) lanes[static_cast<std::size_t>(lane)] += query[i] * static_cast<float>(key[i]);
+    for (; i + kWidth <= width; i += kWidth) lanes += load_lanes(query + i) * load_lanes(key + i);
     float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::size_t lane = 0; lane < lanes.size(); ++lane) sum += lanes[lane];
+    for (Index lane = 0; lane < kWidth; ++lane) sum += lanes[lane];
+    for (; i < width; ++i) sum += query[i] * static_cast<float>(key[i]);
     scores[j] = sum;
   }
 }

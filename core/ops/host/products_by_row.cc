@@ -3,42 +3,33 @@
 #include <bit>
 #include <cstring>
 
+#include "core/ops/host/lanes.h"
 #include "core/ops/host/products.h"
 #include "core/ops/host/tasks.h"
 
 namespace yard::ops::host {
 namespace {
 
-constexpr Index kLanes = 16;
+constexpr auto kWidth = static_cast<Index>(kLanes);
 constexpr Index kTogether = 4;          // sums of a row of weights at a time, so that they do not wait for one another
 constexpr Index kPieceBytes = 1 << 15;  // of weights: few enough for all threads to end together
-
-using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
-using Words = std::uint32_t __attribute__((vector_size(kLanes * sizeof(std::uint32_t))));
-
-template <class Vector>
-Vector load(const void* from) {
-  Vector vector;
-  std::memcpy(&vector, from, sizeof(vector));
-  return vector;
-}
 
 /// A word of memory holds two bf16: the even ones of 32 values, and the odd ones.
 struct Pairs {
   Lanes even, odd;
 };
 Pairs load_pairs(const BFloat16* from) {
-  const auto words = load<Words>(from);
+  const auto words = load_as<WordLanes>(from);
   return {std::bit_cast<Lanes>(words << 16U), std::bit_cast<Lanes>(words & 0xffff0000U)};
 }
 
 /// A row as f32, laid out as `dot` reads it: of each 32 values the even ones, then the odd ones.
 void widen(const BFloat16* from, Index depth, float* to) {
   Index k = 0;
-  for (; k + 2 * kLanes <= depth; k += 2 * kLanes) {
+  for (; k + 2 * kWidth <= depth; k += 2 * kWidth) {
     const Pairs pairs = load_pairs(from + k);
-    std::memcpy(to + k, &pairs.even, sizeof(Lanes));
-    std::memcpy(to + k + kLanes, &pairs.odd, sizeof(Lanes));
+    store_lanes(pairs.even, to + k);
+    store_lanes(pairs.odd, to + k + kWidth);
   }
   for (; k < depth; ++k) to[k] = from[k];
 }
@@ -55,7 +46,7 @@ Tensor readable(Stream& stream, const Tensor& x) {
 float sum_of(const std::array<Lanes, kTogether>& sums) {
   const Lanes all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   float sum = 0;
-  for (Index i = 0; i < kLanes; ++i) sum += all[i];
+  for (Index i = 0; i < kWidth; ++i) sum += all[i];
   return sum;
 }
 
@@ -63,10 +54,10 @@ float sum_of(const std::array<Lanes, kTogether>& sums) {
 float dot(const float* weights, const float* x, Index depth) {
   std::array<Lanes, kTogether> sums{};
   Index k = 0;
-  for (; k + kTogether * kLanes <= depth; k += kTogether * kLanes) {
+  for (; k + kTogether * kWidth <= depth; k += kTogether * kWidth) {
     for (std::size_t i = 0; i < kTogether; ++i) {
-      const Index at = k + static_cast<Index>(i) * kLanes;
-      sums[i] += load<Lanes>(weights + at) * load<Lanes>(x + at);
+      const Index at = k + static_cast<Index>(i) * kWidth;
+      sums[i] += load_lanes(weights + at) * load_lanes(x + at);
     }
   }
   float sum = sum_of(sums);
@@ -79,15 +70,15 @@ float dot(const BFloat16* weights, const float* x, Index depth) {
   Index k = 0;
   const auto add = [&](Lanes& even, Lanes& odd) {
     const Pairs pairs = load_pairs(weights + k);
-    even += pairs.even * load<Lanes>(x + k);
-    odd += pairs.odd * load<Lanes>(x + k + kLanes);
-    k += 2 * kLanes;
+    even += pairs.even * load_lanes(x + k);
+    odd += pairs.odd * load_lanes(x + k + kWidth);
+    k += 2 * kWidth;
   };
-  while (k + 4 * kLanes <= depth) {
+  while (k + 4 * kWidth <= depth) {
     add(sums[0], sums[1]);
     add(sums[2], sums[3]);
   }
-  if (k + 2 * kLanes <= depth) add(sums[0], sums[1]);
+  if (k + 2 * kWidth <= depth) add(sums[0], sums[1]);
   float sum = sum_of(sums);
   for (; k < depth; ++k) sum += static_cast<float>(weights[k]) * x[k];
   return sum;
