@@ -34,8 +34,7 @@ void check_sequences(const Tensor& qkv, const Tensor& positions, const Attention
 Index check_cache(const Tensor& qkv, const Tensor& keys, const Tensor& values, const Tensor& before, const Heads& heads) {
   check_heads(qkv, heads);
   check(keys.shape() == values.shape() && keys.shape().rank() == 4 && keys.shape()[1] == heads.kv_heads && keys.shape()[3] == heads.width,
-        "a cache for ", heads.kv_heads, " heads of ", heads.width, " cannot have the shapes ", keys.shape(), " and ",
-        values.shape());
+        "a cache for ", heads.kv_heads, " heads of ", heads.width, " cannot have the shapes ", keys.shape(), " and ", values.shape());
   check(keys.dtype() == qkv.dtype() && values.dtype() == qkv.dtype(), "a cache of ", name_of(keys.dtype()), " cannot serve rows of ",
         name_of(qkv.dtype()));
   const Index sequences = keys.shape()[0];

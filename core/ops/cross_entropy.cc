@@ -26,8 +26,7 @@ void cross_entropy_rows(Stream& stream, const Tensor& z, const Tensor& targets, 
   check_targets(targets, z.rows());
   check(z.dtype() == DType::f32 && z.cols() > 0, "the loss needs f32 logits, got ", name_of(z.dtype()), " ", z.shape());
   check(nats.dtype() == DType::f32 && nats.elements() == z.rows(), "the losses of ", z.rows(), " rows do not fit ", nats.shape());
-  check(!dlogits.defined() || dlogits.shape() == z.shape(), "the gradient of logits ", z.shape(), " does not fit ",
-        dlogits.shape());
+  check(!dlogits.defined() || dlogits.shape() == z.shape(), "the gradient of logits ", z.shape(), " does not fit ", dlogits.shape());
   if (z.rows() == 0) return;
   dispatch(stream.device(), [&](auto on) { kernels::cross_entropy_rows(on, stream, z, targets, logit_scale, scale, nats, dlogits); });
 }

@@ -27,8 +27,8 @@ void check_operand(const Tensor& x, const Weights& weights, Index columns, DType
 }  // namespace
 
 Weights::Weights(Stream& stream, const Tensor& value, Index groups) : value_(value), groups_(groups) {
-  check(groups > 0 && value.shape().rank() == 2 && value.rows() % groups == 0 && value.elements() > 0, "weights of shape ",
-        value.shape(), " are no ", groups, " matrices");
+  check(groups > 0 && value.shape().rank() == 2 && value.rows() % groups == 0 && value.elements() > 0, "weights of shape ", value.shape(),
+        " are no ", groups, " matrices");
   check(value.dtype() == DType::f32 || value.dtype() == DType::bf16, "weights are f32 or bf16, not ", name_of(value.dtype()));
   refresh(stream);
 }

@@ -111,7 +111,7 @@ void multiply_by_row(Stream& stream, const Tensor& x, const Tensor& value, std::
     with_float_type(y.dtype(), [&](auto out_type) {
       const auto* weights = value.data<decltype(type)>();
       auto* to = y.data<decltype(out_type)>();
-      run_tasks(static_cast<Index>(pieces.size()), [&](Index task, int) {
+      run_tasks<Shares>(static_cast<Index>(pieces.size()), [&](Index task, int) {
         const Piece& piece = pieces[static_cast<std::size_t>(task)];
         for (Index i = piece.out; i < piece.out + piece.outs; ++i) {
           const auto* matrix_row = weights + (piece.group * out + i) * depth;
