@@ -42,7 +42,10 @@ if(YARD_CUDA_CONSTANT)
 endif()
 configure_file(${PROJECT_SOURCE_DIR}/launch/build_info.h.in ${PROJECT_BINARY_DIR}/launch/build_info.h @ONLY)
 
-# yard_library(name): every .cc below the current folder, and where CUDA is built every .cu.
+# Half of a source's compile time is these headers. A source still includes what it uses: clang-tidy reads it without them.
+set(yard_common_headers <fmt/format.h> <algorithm> <array> <cmath> <filesystem> <functional> <map> <memory> <optional> <span> <string> <vector>)
+
+# yard_library(name libraries...): every .cc below the current folder, and where CUDA is built every .cu.
 function(yard_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
@@ -51,10 +54,11 @@ function(yard_library name)
     list(APPEND sources ${twins})
   endif()
   if(YARD_CUDA STREQUAL emulated)
-    set_source_files_properties(${twins} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-unknown-pragmas")
+    set_source_files_properties(${twins} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-unknown-pragmas" SKIP_PRECOMPILE_HEADERS ON)
   endif()
   add_library(${name} STATIC ${sources})
   target_link_libraries(${name} PUBLIC yard_options ${ARGN})
+  target_precompile_headers(${name} PRIVATE ${yard_common_headers})
 endfunction()
 
 # yard_protos(name files...): messages, generated so that "proto/config.proto" is included as "proto/config.pb.h" from anywhere.

@@ -169,7 +169,7 @@ build() {
   shift
   mkdir -p build
   if command -v ccache >/dev/null && [ ! -e "build/$preset/CMakeCache.txt" ]; then
-    export CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACHE_BASEDIR=$root
+    export CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACHE_BASEDIR=$root CCACHE_SLOPPINESS=pch_defines,time_macros
   fi
   if ! cmake --preset "$preset" "${cmake_options[@]}" >"$log" 2>&1 </dev/null; then
     grep -A 4 'CMake Error' "$log" | head -n 12 >&2 || true

@@ -1,42 +1,63 @@
 #include "launch/generator.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <limits>
-#include <numeric>
 
+#include "core/ops/loops.h"
 #include "core/ops/vector_math.h"
 #include "core/random.h"
 
 namespace yard {
 
+namespace {
+
+/// The sum in T of those masses that are at least this large.
+template <class T>
+T mass_from(std::span<const float> mass, float least) {
+  const float* const m = mass.data();
+  return ops::lane_sum<T>(static_cast<Index>(mass.size()), [=](Index id) { return m[id] >= least ? m[id] : 0.0F; });
+}
+
+/// The largest value for which the masses that are at least as large make up `wanted`. All masses are in [0, 1], where the order of floats
+/// is that of their bits, so that thirty halvings find it: no vocabulary is ever sorted.
+float least_kept(std::span<const float> mass, double wanted) {
+  std::uint32_t enough = 0;
+  std::uint32_t too_few = std::bit_cast<std::uint32_t>(1.0F) + 1;
+  while (too_few - enough > 1) {
+    const std::uint32_t middle = enough + (too_few - enough) / 2;
+    (mass_from<float>(mass, std::bit_cast<float>(middle)) >= static_cast<float>(wanted) ? enough : too_few) = middle;
+  }
+  return std::bit_cast<float>(enough);
+}
+
+}  // namespace
+
 std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std::uint64_t number, std::uint64_t position) {
   const auto best = static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   if (sampling.temperature <= 0) return best;
-  const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
   std::vector<float> mass(logits.size());
-  const float largest = logit(best);
+  const float largest = logits[static_cast<std::size_t>(best)];
   // Finite, so that the largest stays the largest: nothing times infinity is no number.
   const auto colder = static_cast<float>(std::min(1 / sampling.temperature, double{std::numeric_limits<float>::max()}));
 #pragma omp simd
   for (std::size_t id = 0; id < mass.size(); ++id) mass[id] = ops::vexp((logits[id] - largest) * colder);
-  const double total = std::accumulate(mass.begin(), mass.end(), 0.0);
-  // The likeliest first, taken off a heap until they suffice: most of the vocabulary is never sorted.
-  std::vector<std::int32_t> heap(logits.size());
-  std::iota(heap.begin(), heap.end(), 0);
-  const auto after = [&](std::int32_t a, std::int32_t b) { return logit(a) != logit(b) ? logit(a) < logit(b) : a > b; };
-  std::make_heap(heap.begin(), heap.end(), after);
-  double kept = 0;
-  auto end = heap.end();
-  while (end != heap.begin() && (end == heap.end() || kept < sampling.top_p * total)) {
-    std::pop_heap(heap.begin(), end, after);
-    kept += mass[static_cast<std::size_t>(*--end)];
+  const double wanted = sampling.top_p * mass_from<double>(mass, 0);
+  const float least = least_kept(mass, wanted);
+  const double larger = mass_from<double>(mass, std::nextafter(least, 2.0F));
+  // Of those that are equal to the least, the first that suffice.
+  const double equals = least > 0 ? std::round((mass_from<double>(mass, least) - larger) / least) : 0;
+  double taken = least > 0 ? std::clamp(std::ceil((wanted - larger) / least), 1.0, std::max(equals, 1.0)) : 0;
+  double draw = (larger + taken * least) * Random(key_of(sampling.seed, key_of("sampling"), number)).uniform(position);
+  std::int32_t drawn = best;
+  for (std::size_t id = 0; id < mass.size() && draw >= 0; ++id) {
+    if (mass[id] < least || mass[id] == 0) continue;
+    if (mass[id] == least && taken-- <= 0) continue;
+    draw -= mass[id];
+    drawn = static_cast<std::int32_t>(id);
   }
-  double draw = kept * Random(key_of(sampling.seed, key_of("sampling"), number)).uniform(position);
-  for (auto id = heap.end(); id != end;) {
-    draw -= mass[static_cast<std::size_t>(*--id)];
-    if (draw < 0) return *id;
-  }
-  return *end;
+  return drawn;
 }
 
 std::vector<double> Generator::run(std::vector<Line>& lines, Index longest, Index tokens) {

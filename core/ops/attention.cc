@@ -14,13 +14,13 @@ void check_heads(const Tensor& qkv, const Heads& heads) {
   check(heads.heads > 0 && heads.kv_heads > 0 && heads.width > 0 && heads.heads % heads.kv_heads == 0,
         "attention needs kv_heads that divide ", "heads, got ", heads.heads, " heads, ", heads.kv_heads, " kv_heads, width ", heads.width);
   check(qkv.shape().rank() == 2 && qkv.cols() == heads.columns(), "attention with ", heads.heads, " + 2 x ", heads.kv_heads, " heads of ",
-        heads.width, " needs rows of ", heads.columns(), " values, got ", qkv.shape().text());
+        heads.width, " needs rows of ", heads.columns(), " values, got ", qkv.shape());
   check(qkv.dtype() == DType::f32 || qkv.dtype() == DType::bf16, "attention works on f32 or bf16, not on ", name_of(qkv.dtype()));
 }
 
 void check_positions(const Tensor& positions, const Tensor& qkv) {
   check(positions.dtype() == DType::i32 && positions.elements() == qkv.rows(), "attention needs one i32 position a row, got ",
-        name_of(positions.dtype()), " ", positions.shape().text(), " for ", qkv.rows(), " rows");
+        name_of(positions.dtype()), " ", positions.shape(), " for ", qkv.rows(), " rows");
 }
 
 void check_sequences(const Tensor& qkv, const Tensor& positions, const AttentionSettings& settings) {
@@ -34,13 +34,12 @@ void check_sequences(const Tensor& qkv, const Tensor& positions, const Attention
 Index check_cache(const Tensor& qkv, const Tensor& keys, const Tensor& values, const Tensor& before, const Heads& heads) {
   check_heads(qkv, heads);
   check(keys.shape() == values.shape() && keys.shape().rank() == 4 && keys.shape()[1] == heads.kv_heads && keys.shape()[3] == heads.width,
-        "a cache for ", heads.kv_heads, " heads of ", heads.width, " cannot have the shapes ", keys.shape().text(), " and ",
-        values.shape().text());
+        "a cache for ", heads.kv_heads, " heads of ", heads.width, " cannot have the shapes ", keys.shape(), " and ", values.shape());
   check(keys.dtype() == qkv.dtype() && values.dtype() == qkv.dtype(), "a cache of ", name_of(keys.dtype()), " cannot serve rows of ",
         name_of(qkv.dtype()));
   const Index sequences = keys.shape()[0];
   check(before.dtype() == DType::i32 && before.elements() == sequences && sequences > 0 && qkv.rows() % sequences == 0, "a cache of ",
-        sequences, " sequences needs as many i32 lengths and equally many rows of each, got ", before.shape().text(), " and ", qkv.rows(),
+        sequences, " sequences needs as many i32 lengths and equally many rows of each, got ", before.shape(), " and ", qkv.rows(),
         " rows");
   return qkv.rows() / sequences;
 }
@@ -70,9 +69,9 @@ Tensor attention_backward(Stream& stream, const Tensor& dout, const Tensor& qkv,
   check_sequences(qkv, positions, settings);
   check(dout.shape() == forward.out.shape() && dout.dtype() == qkv.dtype() && forward.out.dtype() == qkv.dtype() &&
             dout.rows() == qkv.rows() && dout.cols() == settings.heads.heads * settings.heads.width,
-        "the gradient of attention has the shape ", dout.shape().text(), ", its result ", forward.out.shape().text());
+        "the gradient of attention has the shape ", dout.shape(), ", its result ", forward.out.shape());
   check(forward.log_sum_exp.rows() == qkv.rows() && forward.log_sum_exp.cols() == settings.heads.heads, "attention kept ",
-        forward.log_sum_exp.shape().text(), " for ", qkv.rows(), " rows of ", settings.heads.heads, " heads");
+        forward.log_sum_exp.shape(), " for ", qkv.rows(), " rows of ", settings.heads.heads, " heads");
   Tensor dqkv(stream, qkv.shape(), qkv.dtype());
   if (qkv.rows() > 0) {
     dispatch(stream.device(), [&](auto on) { kernels::attention_backward(on, stream, dout, qkv, positions, forward, settings, dqkv); });
@@ -108,9 +107,10 @@ struct RotaryTable {
 
   void cover(Index wanted, Index wanted_half, float wanted_base) {
     if (base == wanted_base && half == wanted_half && positions >= wanted) return;
+    // A text that is being continued asks for one more each time.
+    positions = base == wanted_base && half == wanted_half ? std::max(wanted, 2 * positions) : wanted;
     base = wanted_base;
     half = wanted_half;
-    positions = wanted;
     cosines.resize(static_cast<std::size_t>(positions * half));
     sines.resize(cosines.size());
     std::vector<float> rates(static_cast<std::size_t>(half));

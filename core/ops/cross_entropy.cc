@@ -11,7 +11,7 @@ namespace {
 
 void check_targets(const Tensor& targets, Index rows) {
   check(targets.dtype() == DType::i32 && targets.elements() == rows, "the loss needs one i32 target a row, got ", name_of(targets.dtype()),
-        " ", targets.shape().text(), " for ", rows, " rows");
+        " ", targets.shape(), " for ", rows, " rows");
 }
 
 }  // namespace
@@ -24,10 +24,9 @@ Index cross_entropy_block(Index vocabulary) noexcept {
 void cross_entropy_rows(Stream& stream, const Tensor& z, const Tensor& targets, float logit_scale, float scale, const Tensor& nats,
                         const Tensor& dlogits) {
   check_targets(targets, z.rows());
-  check(z.dtype() == DType::f32 && z.cols() > 0, "the loss needs f32 logits, got ", name_of(z.dtype()), " ", z.shape().text());
-  check(nats.dtype() == DType::f32 && nats.elements() == z.rows(), "the losses of ", z.rows(), " rows do not fit ", nats.shape().text());
-  check(!dlogits.defined() || dlogits.shape() == z.shape(), "the gradient of logits ", z.shape().text(), " does not fit ",
-        dlogits.shape().text());
+  check(z.dtype() == DType::f32 && z.cols() > 0, "the loss needs f32 logits, got ", name_of(z.dtype()), " ", z.shape());
+  check(nats.dtype() == DType::f32 && nats.elements() == z.rows(), "the losses of ", z.rows(), " rows do not fit ", nats.shape());
+  check(!dlogits.defined() || dlogits.shape() == z.shape(), "the gradient of logits ", z.shape(), " does not fit ", dlogits.shape());
   if (z.rows() == 0) return;
   dispatch(stream.device(), [&](auto on) { kernels::cross_entropy_rows(on, stream, z, targets, logit_scale, scale, nats, dlogits); });
 }

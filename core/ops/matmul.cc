@@ -14,12 +14,12 @@ Index total(std::span<const Index> rows) { return std::accumulate(rows.begin(), 
 void check_rows(const Tensor& x, std::span<const Index> rows, Index groups) {
   check(static_cast<Index>(rows.size()) == groups, "a product has row counts for ", rows.size(), " groups, its weights have ", groups);
   for (const Index count : rows) check(count >= 0, "a group of a product cannot have ", count, " rows");
-  check(total(rows) == x.rows(), "the groups of a product hold ", total(rows), " rows, its input is ", x.shape().text());
+  check(total(rows) == x.rows(), "the groups of a product hold ", total(rows), " rows, its input is ", x.shape());
 }
 
 void check_operand(const Tensor& x, const Weights& weights, Index columns, DType out) {
   check(x.cols() == columns, "a product with weights of ", weights.out(), " x ", weights.in(), " needs rows of ", columns, " values, got ",
-        x.shape().text());
+        x.shape());
   check(x.dtype() == weights.dtype(), "a product has weights of ", name_of(weights.dtype()), " and rows of ", name_of(x.dtype()));
   check(out == DType::f32 || out == DType::bf16, "a product is stored as f32 or bf16, not as ", name_of(out));
 }
@@ -27,8 +27,8 @@ void check_operand(const Tensor& x, const Weights& weights, Index columns, DType
 }  // namespace
 
 Weights::Weights(Stream& stream, const Tensor& value, Index groups) : value_(value), groups_(groups) {
-  check(groups > 0 && value.shape().rank() == 2 && value.rows() % groups == 0 && value.elements() > 0, "weights of shape ",
-        value.shape().text(), " are no ", groups, " matrices");
+  check(groups > 0 && value.shape().rank() == 2 && value.rows() % groups == 0 && value.elements() > 0, "weights of shape ", value.shape(),
+        " are no ", groups, " matrices");
   check(value.dtype() == DType::f32 || value.dtype() == DType::bf16, "weights are f32 or bf16, not ", name_of(value.dtype()));
   refresh(stream);
 }
@@ -72,11 +72,11 @@ void matmul_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, s
                             const std::function<void()>& poll) {
   const auto groups = static_cast<Index>(rows_per_group.size());
   check_rows(x, rows_per_group, groups);
-  check(dy.rows() == x.rows(), "a weight gradient needs as many rows of both, got ", dy.shape().text(), " and ", x.shape().text());
+  check(dy.rows() == x.rows(), "a weight gradient needs as many rows of both, got ", dy.shape(), " and ", x.shape());
   check(dy.dtype() == x.dtype() && (x.dtype() == DType::f32 || x.dtype() == DType::bf16),
         "a weight gradient needs rows of one type, f32 or bf16, got ", name_of(dy.dtype()), " and ", name_of(x.dtype()));
   check(dweight.dtype() == DType::f32 && dweight.rows() == groups * dy.cols() && dweight.cols() == x.cols(), "the weight gradient of ",
-        groups, " groups of ", dy.cols(), " x ", x.cols(), " does not fit ", name_of(dweight.dtype()), " ", dweight.shape().text());
+        groups, " groups of ", dy.cols(), " x ", x.cols(), " does not fit ", name_of(dweight.dtype()), " ", dweight.shape());
   if (x.rows() == 0) return;
   dispatch(stream.device(), [&](auto on) { kernels::matmul_backward_weight(on, stream, dy, x, rows_per_group, dweight, poll); });
 }
@@ -86,7 +86,7 @@ Tensor matmul_by_row(Stream& stream, const Tensor& x, const Tensor& value, std::
   check_rows(x, rows_per_group, groups);
   check(value.dtype() == x.dtype() && (x.dtype() == DType::f32 || x.dtype() == DType::bf16), "a product has weights of ",
         name_of(value.dtype()), " and rows of ", name_of(x.dtype()));
-  check(groups > 0 && value.rows() % groups == 0 && value.cols() == x.cols(), "weights of shape ", value.shape().text(), " are no ", groups,
+  check(groups > 0 && value.rows() % groups == 0 && value.cols() == x.cols(), "weights of shape ", value.shape(), " are no ", groups,
         " matrices for rows of ", x.cols(), " values");
   Tensor y(stream, {x.rows(), value.rows() / groups}, out);
   if (x.rows() > 0) dispatch(stream.device(), [&](auto on) { kernels::matmul_by_row(on, stream, x, value, rows_per_group, y); });

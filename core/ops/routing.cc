@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "core/ops/loops.h"
 #include "core/random.h"
 
 namespace yard::ops {
@@ -143,48 +144,50 @@ namespace kernels {
 void choice_weights(Cpu, Stream&, const Tensor& p, const Tensor& choice, bool normalize, float scale, const Tensor& weight) {
   const Index k = choice.cols();
   const Index experts = p.cols();
-#pragma omp parallel for schedule(static)
-  for (Index n = 0; n < choice.rows(); ++n) {
-    const float* scores = p.data<float>() + n * experts;
-    const std::int32_t* chosen = choice.data<std::int32_t>() + n * k;
-    float* w = weight.data<float>() + n * k;
-    float total = 0;
-    for (Index j = 0; j < k; ++j) total += w[j] = scores[chosen[j]];
-    const float factor = normalize ? scale / total : scale;
-    for (Index j = 0; j < k; ++j) w[j] *= factor;
-  }
+  parallel_ranges(choice.rows(), 8 * k, 1, [&](Index first, Index last) {
+    for (Index n = first; n < last; ++n) {
+      const float* scores = p.data<float>() + n * experts;
+      const std::int32_t* chosen = choice.data<std::int32_t>() + n * k;
+      float* w = weight.data<float>() + n * k;
+      float total = 0;
+      for (Index j = 0; j < k; ++j) total += w[j] = scores[chosen[j]];
+      const float factor = normalize ? scale / total : scale;
+      for (Index j = 0; j < k; ++j) w[j] *= factor;
+    }
+  });
 }
 
 void choice_weights_backward(Cpu, Stream&, const Tensor& dweight, const Tensor& p, const Tensor& choice, const Tensor& weight,
                              bool normalize, float scale, const Tensor& dlogits) {
   const Index k = choice.cols();
   const Index experts = p.cols();
-#pragma omp parallel for schedule(static)
-  for (Index n = 0; n < choice.rows(); ++n) {
-    const float* scores = p.data<float>() + n * experts;
-    const float* w = weight.data<float>() + n * k;
-    const float* dw = dweight.data<float>() + n * k;
-    const std::int32_t* chosen = choice.data<std::int32_t>() + n * k;
-    float* dz = dlogits.data<float>() + n * experts;
-    if (normalize) {  // only the chosen logits move: dz_k = w_k (dw_k - sum_j (w_j / scale) dw_j)
-      std::fill(dz, dz + experts, 0.0F);
-      float mean = 0;
-      for (Index j = 0; j < k; ++j) mean += w[j] * dw[j];
-      mean /= scale;
-      for (Index j = 0; j < k; ++j) {
-        if (chosen[j] >= 0) dz[chosen[j]] = w[j] * (dw[j] - mean);
+  parallel_ranges(choice.rows(), 8 * experts, 1, [&](Index first, Index last) {
+    for (Index n = first; n < last; ++n) {
+      const float* scores = p.data<float>() + n * experts;
+      const float* w = weight.data<float>() + n * k;
+      const float* dw = dweight.data<float>() + n * k;
+      const std::int32_t* chosen = choice.data<std::int32_t>() + n * k;
+      float* dz = dlogits.data<float>() + n * experts;
+      if (normalize) {  // only the chosen logits move: dz_k = w_k (dw_k - sum_j (w_j / scale) dw_j)
+        std::fill(dz, dz + experts, 0.0F);
+        float mean = 0;
+        for (Index j = 0; j < k; ++j) mean += w[j] * dw[j];
+        mean /= scale;
+        for (Index j = 0; j < k; ++j) {
+          if (chosen[j] >= 0) dz[chosen[j]] = w[j] * (dw[j] - mean);
+        }
+        continue;
       }
-      continue;
+      float mean = 0;  // dz = p (dp - sum_j p_j dp_j) with dp zero but for the chosen
+      for (Index j = 0; j < k; ++j) {
+        if (chosen[j] >= 0) mean += scores[chosen[j]] * scale * dw[j];
+      }
+      for (Index e = 0; e < experts; ++e) dz[e] = -scores[e] * mean;
+      for (Index j = 0; j < k; ++j) {
+        if (chosen[j] >= 0) dz[chosen[j]] += scores[chosen[j]] * scale * dw[j];
+      }
     }
-    float mean = 0;  // dz = p (dp - sum_j p_j dp_j) with dp zero but for the chosen
-    for (Index j = 0; j < k; ++j) {
-      if (chosen[j] >= 0) mean += scores[chosen[j]] * scale * dw[j];
-    }
-    for (Index e = 0; e < experts; ++e) dz[e] = -scores[e] * mean;
-    for (Index j = 0; j < k; ++j) {
-      if (chosen[j] >= 0) dz[chosen[j]] += scores[chosen[j]] * scale * dw[j];
-    }
-  }
+  });
 }
 
 void mask_padding(Cpu, Stream&, const Tensor& ids, const Tensor& choice) {
@@ -223,21 +226,22 @@ void add_auxiliary_gradient(Cpu, Stream&, const Tensor& p, const Tensor& log_sum
                             const Tensor& dlogits) {
   const Index experts = p.cols();
   const Index each = coefficient.defined() ? p.rows() / std::max<Index>(1, coefficient.rows()) : 1;
-#pragma omp parallel for schedule(static)
-  for (Index n = 0; n < p.rows(); ++n) {
-    if (ids.data<std::int32_t>()[n] < 0) continue;
-    const float* scores = p.data<float>() + n * experts;
-    float* dz = dlogits.data<float>() + n * experts;
-    const float pull = 2 * z * log_sum_exp.data<float>()[n];
-    if (!coefficient.defined()) {
-      for (Index e = 0; e < experts; ++e) dz[e] += pull * scores[e];
-      continue;
+  parallel_ranges(p.rows(), 8 * experts, 1, [&](Index first, Index last) {
+    for (Index n = first; n < last; ++n) {
+      if (ids.data<std::int32_t>()[n] < 0) continue;
+      const float* scores = p.data<float>() + n * experts;
+      float* dz = dlogits.data<float>() + n * experts;
+      const float pull = 2 * z * log_sum_exp.data<float>()[n];
+      if (!coefficient.defined()) {
+        for (Index e = 0; e < experts; ++e) dz[e] += pull * scores[e];
+        continue;
+      }
+      const float* c = coefficient.data<float>() + n / each * experts;
+      float mean = 0;
+      for (Index e = 0; e < experts; ++e) mean += scores[e] * c[e];
+      for (Index e = 0; e < experts; ++e) dz[e] += scores[e] * (c[e] - mean + pull);
     }
-    const float* c = coefficient.data<float>() + n / each * experts;
-    float mean = 0;
-    for (Index e = 0; e < experts; ++e) mean += scores[e] * c[e];
-    for (Index e = 0; e < experts; ++e) dz[e] += scores[e] * (c[e] - mean + pull);
-  }
+  });
 }
 
 void scaled_counts(Cpu, Stream&, const Tensor& counts, double factor, const Tensor& y) {
@@ -254,14 +258,15 @@ void sum_over_layers(Cpu, Stream&, const Tensor& counts, const Tensor& y) {
 
 void count_by_sequence(Cpu, Stream&, const Tensor& choice, Index length, const Tensor& counts) {
   const Index each = length * choice.cols();
-#pragma omp parallel for schedule(static)
-  for (Index s = 0; s < counts.rows(); ++s) {
-    std::int64_t* row = counts.data<std::int64_t>() + s * counts.cols();
-    for (Index slot = s * each; slot < (s + 1) * each; ++slot) {
-      const std::int32_t expert = choice.data<std::int32_t>()[slot];
-      if (expert >= 0) ++row[expert];
+  parallel_ranges(counts.rows(), 4 * each, 1, [&](Index first, Index last) {
+    for (Index s = first; s < last; ++s) {
+      std::int64_t* row = counts.data<std::int64_t>() + s * counts.cols();
+      for (Index slot = s * each; slot < (s + 1) * each; ++slot) {
+        const std::int32_t expert = choice.data<std::int32_t>()[slot];
+        if (expert >= 0) ++row[expert];
+      }
     }
-  }
+  });
 }
 
 void add_router_report(Cpu, Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts, Index length,
@@ -270,21 +275,22 @@ void add_router_report(Cpu, Stream&, const Tensor& p, const Tensor& log_sum_exp,
   const Index sequences = counts.rows();
   // One row of partial sums a sequence, added in their order: the same on any number of threads.
   std::vector<double> partial(static_cast<std::size_t>(sequences * (3 + experts)), 0.0);
-#pragma omp parallel for schedule(static)
-  for (Index s = 0; s < sequences; ++s) {
-    double* out = partial.data() + s * (3 + experts);
-    for (Index n = s * length; n < (s + 1) * length; ++n) {
-      if (ids.data<std::int32_t>()[n] < 0) continue;
-      const double lse = log_sum_exp.data<float>()[n];
-      out[0] += 1;
-      out[1] += lse * lse;
-      for (Index e = 0; e < experts; ++e) out[3 + e] += p.data<float>()[n * experts + e];
+  parallel_ranges(sequences, 4 * length * experts, 1, [&](Index first, Index last) {
+    for (Index s = first; s < last; ++s) {
+      double* out = partial.data() + s * (3 + experts);
+      for (Index n = s * length; n < (s + 1) * length; ++n) {
+        if (ids.data<std::int32_t>()[n] < 0) continue;
+        const double lse = log_sum_exp.data<float>()[n];
+        out[0] += 1;
+        out[1] += lse * lse;
+        for (Index e = 0; e < experts; ++e) out[3 + e] += p.data<float>()[n * experts + e];
+      }
+      if (out[0] == 0) continue;
+      double balance = 0;
+      for (Index e = 0; e < experts; ++e) balance += static_cast<double>(counts.data<std::int64_t>()[s * experts + e]) * out[3 + e];
+      out[2] = balance * static_cast<double>(experts) / (static_cast<double>(choices) * out[0] * out[0]);
     }
-    if (out[0] == 0) continue;
-    double balance = 0;
-    for (Index e = 0; e < experts; ++e) balance += static_cast<double>(counts.data<std::int64_t>()[s * experts + e]) * out[3 + e];
-    out[2] = balance * static_cast<double>(experts) / (static_cast<double>(choices) * out[0] * out[0]);
-  }
+  });
   for (Index i = 0; i < sequences * (3 + experts); ++i) {
     sums.values<double>()[static_cast<std::size_t>(i % (3 + experts))] += partial[static_cast<std::size_t>(i)];
   }
@@ -307,14 +313,15 @@ void fold_router_report(Cpu, Stream&, const Tensor& sums, const Tensor& counts, 
 
 void jitter(Cpu, Stream&, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key, const Tensor& y) {
   const Index width = x.cols();
-#pragma omp parallel for schedule(static)
-  for (Index n = 0; n < x.rows(); ++n) {
-    const Random random(key_of(key, static_cast<std::uint64_t>(row_key.data<std::int64_t>()[n])));
-    for (Index c = 0; c < width; ++c) {
-      const float noise = 1 - epsilon + 2 * epsilon * random.uniform(static_cast<std::uint64_t>(c));
-      y.data<float>()[n * width + c] = x.data<float>()[n * width + c] * noise;
+  parallel_ranges(x.rows(), 32 * width, 1, [&](Index first, Index last) {
+    for (Index n = first; n < last; ++n) {
+      const Random random(key_of(key, static_cast<std::uint64_t>(row_key.data<std::int64_t>()[n])));
+      for (Index c = 0; c < width; ++c) {
+        const float noise = 1 - epsilon + 2 * epsilon * random.uniform(static_cast<std::uint64_t>(c));
+        y.data<float>()[n * width + c] = x.data<float>()[n * width + c] * noise;
+      }
     }
-  }
+  });
 }
 
 void forced_choice(Cpu, Stream&, const Tensor& row_key, Index experts, float skew, std::uint64_t key, const Tensor& choice) {

@@ -42,14 +42,14 @@ Tensor Tensor::zeros(Stream& stream, Shape shape, DType dtype) {
 }
 
 Tensor Tensor::reshaped(Shape shape) const {
-  check(shape.elements() == elements(), "cannot view ", shape_.text(), " as ", shape.text());
+  check(shape.elements() == elements(), "cannot view ", shape_, " as ", shape);
   Tensor result = *this;
   result.shape_ = shape;
   return result;
 }
 
 Tensor Tensor::row_range(Index first, Index count) const {
-  check(first >= 0 && count >= 0 && first + count <= length(), "rows [", first, ", ", first + count, ") are outside of ", shape_.text());
+  check(first >= 0 && count >= 0 && first + count <= length(), "rows [", first, ", ", first + count, ") are outside of ", shape_);
   std::array<Index, 4> extents{};
   for (int axis = 0; axis < shape_.rank(); ++axis) extents[static_cast<std::size_t>(axis)] = shape_[axis];
   extents[0] = count;
@@ -59,7 +59,7 @@ Tensor Tensor::row_range(Index first, Index count) const {
 
 Tensor Tensor::flat_range(Index first, Shape shape) const {
   check(first >= 0 && first + shape.elements() <= elements(), "elements [", first, ", ", first + shape.elements(), ") are outside of ",
-        shape_.text());
+        shape_);
   Tensor result = *this;
   result.shape_ = shape;
   result.offset_ += static_cast<std::size_t>(first) * size_of(dtype_);

@@ -96,8 +96,7 @@ class Tensor {
 
 template <class T>
 Tensor Tensor::of(Stream& stream, Shape shape, std::span<const T> values) {
-  check(shape.elements() == static_cast<Index>(values.size()), "a tensor of shape ", shape.text(), " cannot hold ", values.size(),
-        " values");
+  check(shape.elements() == static_cast<Index>(values.size()), "a tensor of shape ", shape, " cannot hold ", values.size(), " values");
   Tensor result(stream, shape, DTypeOf<T>::value);
   stream.copy(result.raw(), values.data(), result.bytes());
   return result;

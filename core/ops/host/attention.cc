@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "core/ops/host/attention_block.h"
+#include "core/ops/host/attention_by_row.h"
 #include "core/ops/vector_math.h"
 
 namespace yard::ops::kernels {
@@ -137,6 +138,7 @@ void attention_cached(Cpu, Stream& stream, const Tensor& qkv, const Tensor& keys
     check(entries >= 0 && entries + fresh <= capacity, "a cache of ", capacity, " entries cannot hold ", fresh, " rows after ", entries);
     longest = std::max<Index>(longest, entries + fresh);
   }
+  if (fresh == 1) return host::attention_by_row(stream, qkv, keys, values, before, settings, out);
   const Index distance = distance_of(longest);
   const Tensor turned(stream, {sequences * kv_heads, width * distance});
   const Tensor wide(stream, {sequences * kv_heads, longest * width});

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/ops/host/lanes.h"
 #include "core/tensor/tensor.h"
 
 namespace yard::ops::host {
@@ -25,12 +26,20 @@ void copy_matrix(const From* from, Index from_distance, Index rows, Index column
 /// to = from^T.                                                     from: (rows, columns)  to: (columns, rows) f32
 template <class From>
 void transpose_matrix(const From* from, Index from_distance, Index rows, Index columns, float* to, Index to_distance) {
-  constexpr Index kBlock = 16;
-  for (Index column = 0; column < columns; column += kBlock) {
-    const Index width = std::min(kBlock, columns - column);
-    for (Index row = 0; row < rows; ++row) {
-      const From* source = from + row * from_distance + column;
-      for (Index i = 0; i < width; ++i) to[(column + i) * to_distance + row] = source[i];
+  constexpr auto kSide = static_cast<Index>(kLanes);
+  const Index whole_rows = rows / kSide * kSide;
+  const Index whole_columns = columns / kSide * kSide;
+  Square square;
+  for (Index row = 0; row < whole_rows; row += kSide) {
+    for (Index column = 0; column < whole_columns; column += kSide) {
+      for (Index i = 0; i < kSide; ++i) square[static_cast<std::size_t>(i)] = load_lanes(from + (row + i) * from_distance + column);
+      transpose(square);
+      for (Index i = 0; i < kSide; ++i) store_lanes(square[static_cast<std::size_t>(i)], to + (column + i) * to_distance + row);
+    }
+  }
+  for (Index row = 0; row < rows; ++row) {
+    for (Index column = row < whole_rows ? whole_columns : 0; column < columns; ++column) {
+      to[column * to_distance + row] = from[row * from_distance + column];
     }
   }
 }

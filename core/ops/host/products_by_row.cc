@@ -3,50 +3,84 @@
 #include <bit>
 #include <cstring>
 
+#include "core/ops/host/lanes.h"
 #include "core/ops/host/products.h"
 #include "core/ops/host/tasks.h"
 
 namespace yard::ops::host {
 namespace {
 
-constexpr Index kLanes = 16;
-constexpr Index kTogether = 4;         // sums of a row of weights at a time, so that they do not wait for one another
-constexpr Index kAhead = 2048;         // bytes that are asked for before they are needed: rows are shorter than what hardware learns from
-constexpr Index kTaskBytes = 1 << 16;  // of weights: enough to be worth handing out, few enough for all threads to end together
+constexpr auto kWidth = static_cast<Index>(kLanes);
+constexpr Index kTogether = 4;          // sums of a row of weights at a time, so that they do not wait for one another
+constexpr Index kPieceBytes = 1 << 15;  // of weights: few enough for all threads to end together
 
-using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
-using Words = std::uint32_t __attribute__((vector_size(kLanes * sizeof(std::uint32_t))));
-using Halves = std::uint16_t __attribute__((vector_size(kLanes * sizeof(std::uint16_t))));
-
-Lanes load(const float* from) {
-  Lanes lanes;
-  std::memcpy(&lanes, from, sizeof(lanes));
-  return lanes;
-}
-Lanes load(const BFloat16* from) {
-  Halves halves;
-  std::memcpy(&halves, from, sizeof(halves));
-  return std::bit_cast<Lanes>(__builtin_convertvector(halves, Words) << 16U);
+/// A word of memory holds two bf16: the even ones of 32 values, and the odd ones.
+struct Pairs {
+  Lanes even, odd;
+};
+Pairs load_pairs(const BFloat16* from) {
+  const auto words = load_as<WordLanes>(from);
+  return {std::bit_cast<Lanes>(words << 16U), std::bit_cast<Lanes>(words & 0xffff0000U)};
 }
 
-/// The product of two rows, summed in an order that depends on their length alone.
-template <class T>
-float dot(const T* weights, const T* x, Index depth) {
+/// A row as f32, laid out as `dot` reads it: of each 32 values the even ones, then the odd ones.
+void widen(const BFloat16* from, Index depth, float* to) {
+  Index k = 0;
+  for (; k + 2 * kWidth <= depth; k += 2 * kWidth) {
+    const Pairs pairs = load_pairs(from + k);
+    store_lanes(pairs.even, to + k);
+    store_lanes(pairs.odd, to + k + kWidth);
+  }
+  for (; k < depth; ++k) to[k] = from[k];
+}
+
+/// Rows as `dot` reads them; those of f32 as they are.
+Tensor readable(Stream& stream, const Tensor& x) {
+  if (x.dtype() == DType::f32) return x;
+  const Tensor wide(stream, x.shape());
+  const Index depth = x.cols();
+  for (Index row = 0, rows = x.rows(); row < rows; ++row) widen(x.data<BFloat16>() + row * depth, depth, wide.data<float>() + row * depth);
+  return wide;
+}
+
+float sum_of(const std::array<Lanes, kTogether>& sums) {
+  const Lanes all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  float sum = 0;
+  for (Index i = 0; i < kWidth; ++i) sum += all[i];
+  return sum;
+}
+
+/// The product of a row of weights with x, summed in an order that depends on their length alone.
+float dot(const float* weights, const float* x, Index depth) {
   std::array<Lanes, kTogether> sums{};
   Index k = 0;
-  for (; k + kTogether * kLanes <= depth; k += kTogether * kLanes) {
-    for (Index i = 0; i < kTogether * kLanes * static_cast<Index>(sizeof(T)); i += 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(weights + k) + kAhead + i);
+  for (; k + kTogether * kWidth <= depth; k += kTogether * kWidth) {
     for (std::size_t i = 0; i < kTogether; ++i) {
-      const Index at = k + static_cast<Index>(i) * kLanes;
-      sums[i] += load(weights + at) * load(x + at);
+      const Index at = k + static_cast<Index>(i) * kWidth;
+      sums[i] += load_lanes(weights + at) * load_lanes(x + at);
     }
   }
-  for (; k + kLanes <= depth; k += kLanes) sums[0] += load(weights + k) * load(x + k);
-  Lanes all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  float sum = 0;
-  for (Index i = 0; i < kLanes; ++i) sum += all[i];
-  for (; k < depth; ++k) sum += static_cast<float>(weights[k]) * static_cast<float>(x[k]);
+  float sum = sum_of(sums);
+  for (; k < depth; ++k) sum += weights[k] * x[k];
+  return sum;
+}
+
+float dot(const BFloat16* weights, const float* x, Index depth) {
+  std::array<Lanes, kTogether> sums{};
+  Index k = 0;
+  const auto add = [&](Lanes& even, Lanes& odd) {
+    const Pairs pairs = load_pairs(weights + k);
+    even += pairs.even * load_lanes(x + k);
+    odd += pairs.odd * load_lanes(x + k + kWidth);
+    k += 2 * kWidth;
+  };
+  while (k + 4 * kWidth <= depth) {
+    add(sums[0], sums[1]);
+    add(sums[2], sums[3]);
+  }
+  if (k + 2 * kWidth <= depth) add(sums[0], sums[1]);
+  float sum = sum_of(sums);
+  for (; k < depth; ++k) sum += static_cast<float>(weights[k]) * x[k];
   return sum;
 }
 
@@ -57,10 +91,11 @@ struct Piece {
 
 }  // namespace
 
-void multiply_by_row(Stream&, const Tensor& x, const Tensor& value, std::span<const Index> rows, const Tensor& y) {
+void multiply_by_row(Stream& stream, const Tensor& x, const Tensor& value, std::span<const Index> rows, const Tensor& y) {
   const Index depth = x.cols();
   const Index out = y.cols();
-  const Index each = std::max<Index>(kTaskBytes / (depth * static_cast<Index>(size_of(value.dtype()))), 1);
+  const Index row_bytes = depth * static_cast<Index>(size_of(value.dtype()));
+  const Index each = std::max(kPieceBytes / row_bytes, Index{1});
   std::vector<Piece> pieces;
   Index start = 0;
   for (Index group = 0; group < static_cast<Index>(rows.size()); ++group) {
@@ -70,12 +105,13 @@ void multiply_by_row(Stream&, const Tensor& x, const Tensor& value, std::span<co
     }
     start += count;
   }
+  const Tensor readable_x = readable(stream, x);
+  const float* const from = readable_x.data<float>();
   with_float_type(x.dtype(), [&](auto type) {
     with_float_type(y.dtype(), [&](auto out_type) {
-      const auto* from = x.data<decltype(type)>();
       const auto* weights = value.data<decltype(type)>();
       auto* to = y.data<decltype(out_type)>();
-      run_tasks(static_cast<Index>(pieces.size()), [&](Index task, int) {
+      run_tasks<Shares>(static_cast<Index>(pieces.size()), [&](Index task, int) {
         const Piece& piece = pieces[static_cast<std::size_t>(task)];
         for (Index i = piece.out; i < piece.out + piece.outs; ++i) {
           const auto* matrix_row = weights + (piece.group * out + i) * depth;

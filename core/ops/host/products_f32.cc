@@ -80,7 +80,9 @@ void multiply_tile(const X* x, const Operands& by, Index rows, Y* y, Index y_dis
 constexpr Index kOuterIn = 1024;
 Index outer_out(Index groups, Index out, Index in) {
   const Index values = groups * out * in;
-  return values >= 24 * 256 * 1024 ? 256 : values >= 16 * 128 * 1024 ? 128 : 64;
+  const Index most = values >= 12 * 256 * 1024 ? 256 : values >= 8 * 128 * 1024 ? 128 : 64;
+  const Index tiles = (out + most - 1) / most;
+  return ((out + tiles - 1) / tiles + 63) / 64 * 64;  // of nearly equal width
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <vector>
 
 #include "core/tensor/tensor.h"
 
@@ -26,10 +27,54 @@ class OneThread {
   int threads_ = omp_get_max_threads();
 };
 
-/// Calls body(task, thread) once for each task in [0, tasks), each on one thread of the team, handed out in order as threads become free.
+/// Tasks [0, tasks) handed out in order as threads become free: neighbours that share their operands are worked on together.
+class InOrder {
+ public:
+  InOrder(Index tasks, int) : tasks_(tasks) {}
+  template <class Body>
+  void work(int, const Body& body) {
+    for (Index task = next_.fetch_add(1); task < tasks_; task = next_.fetch_add(1)) body(task);
+  }
+  void stop() { next_ = tasks_; }
+
+ private:
+  std::atomic<Index> next_{0};
+  Index tasks_;
+};
+
+/// Every thread takes its share of neighbours in order, then what is left of the others' shares: memory that is read once is read fastest
+/// in long streams.
+class Shares {
+ public:
+  Shares(Index tasks, int threads) : shares_(static_cast<std::size_t>(threads)) {
+    for (Index i = 0; i < threads; ++i) {
+      shares_[static_cast<std::size_t>(i)].next = tasks * i / threads;
+      shares_[static_cast<std::size_t>(i)].end = tasks * (i + 1) / threads;
+    }
+  }
+  template <class Body>
+  void work(int thread, const Body& body) {
+    for (std::size_t i = 0; i < shares_.size(); ++i) {
+      Share& share = shares_[(static_cast<std::size_t>(thread) + i) % shares_.size()];
+      for (Index task = share.next.fetch_add(1); task < share.end; task = share.next.fetch_add(1)) body(task);
+    }
+  }
+  void stop() {
+    for (Share& share : shares_) share.next = share.end;
+  }
+
+ private:
+  struct alignas(64) Share {  // a line of the cache each
+    std::atomic<Index> next{0};
+    Index end = 0;
+  };
+  std::vector<Share> shares_;
+};
+
+/// Calls body(task, thread) once for each task in [0, tasks), each on one thread of the team, handed out by an Order: InOrder or Shares.
 /// Library products called by the body stay on that thread. The calling thread calls `poll` after each of its tasks. When a body or `poll`
 /// throws, no further tasks are handed out and the first exception is thrown again here.
-template <class Body>
+template <class Order = InOrder, class Body>
 void run_tasks(Index tasks, const std::function<void()>& poll, Body&& body) {
   if (tasks <= 0) return;
   if (tasks == 1 || team_size() == 1) {
@@ -40,7 +85,7 @@ void run_tasks(Index tasks, const std::function<void()>& poll, Body&& body) {
     }
     return;
   }
-  std::atomic<Index> next{0};
+  Order order(tasks, team_size());
   std::exception_ptr error;
   std::mutex mutex;
 #pragma omp parallel
@@ -48,12 +93,12 @@ void run_tasks(Index tasks, const std::function<void()>& poll, Body&& body) {
     const OneThread one;  // a team that turns out to be of one thread is no parallel region to the library
     const int thread = omp_get_thread_num();
     try {
-      for (Index task = next.fetch_add(1); task < tasks; task = next.fetch_add(1)) {
+      order.work(thread, [&](Index task) {
         body(task, thread);
         if (thread == 0 && poll) poll();
-      }
+      });
     } catch (...) {
-      next = tasks;
+      order.stop();
       const std::lock_guard lock(mutex);
       if (!error) error = std::current_exception();
     }
@@ -61,9 +106,9 @@ void run_tasks(Index tasks, const std::function<void()>& poll, Body&& body) {
   if (error) std::rethrow_exception(error);
 }
 
-template <class Body>
+template <class Order = InOrder, class Body>
 void run_tasks(Index tasks, Body&& body) {
-  run_tasks(tasks, {}, std::forward<Body>(body));
+  run_tasks<Order>(tasks, {}, std::forward<Body>(body));
 }
 
 }  // namespace yard::ops::host
