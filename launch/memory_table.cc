@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/device/cpu.h"
 #include "core/nn/parameter_count.h"
 #include "core/ops/cross_entropy.h"
 
@@ -50,9 +51,10 @@ MemoryEstimate estimate_memory(const ModelShape& model, const RunConfig& config,
 
   MemoryEstimate memory;
   memory.weights = (dense + experts) * b;
-  // Laid out once a step: the transpose in f32; both directions in bf16. The embedding of an untied model is only looked up.
+  // Laid out once a step: the transpose in f32, in bf16 the forward direction, the other one in passing; where the processor does not
+  // multiply bf16, both as f32. The embedding of an untied model is only looked up.
   const double multiplied = dense + experts - static_cast<double>(model.tied_output ? 0 : model.vocabulary * model.width);
-  memory.packed = multiplied * 4;
+  memory.packed = multiplied * (b == 2 && !has_fast_bf16() ? 8 : b);
   const auto shares = [](double values, double replicas) { return replicas > 1 ? values / replicas : 0; };
   memory.gradients = 4 * (dense + experts) + 4 * (shares(dense, ranks) + shares(experts, data_ranks));
   memory.optimizer = (b == 2 ? 12 : 8) * (dense / ranks + experts / data_ranks);

@@ -15,7 +15,7 @@ enum class Direction : std::uint8_t { forward, backward };  // x W^T, or dy W
 
 /// f32: forward panels, each (in, width) row-major. bf16 widened: those, and the values as f32.
 void pack_f32(Stream&, const Tensor& value, Index groups, Tensor& packed);
-/// The panels of both directions in the library's own order.
+/// The panels of the forward direction in the library's own order; the backward direction lays its own out as it comes by.
 void pack_bf16(Stream&, const Tensor& value, Index groups, Tensor& packed);
 
 void multiply_f32(Stream&, const Tensor& x, const Weights&, Direction, std::span<const Index> rows, const Tensor& y,

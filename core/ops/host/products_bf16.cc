@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <numeric>
 
 #include "core/ops/host/gemm.h"
 #include "core/ops/host/panels.h"
@@ -24,23 +25,35 @@ std::vector<Bf16Runner> one_for_each_thread(Stream& stream) {
   return result;
 }
 
-/// Where the panels of one group lie in the packed copy, in bytes: those of the forward direction, then those of the backward one.
+/// Where the panels of one group lie in the library's own order, in bytes.
 struct Layout {
-  Panels forward, backward;
-  std::size_t forward_step = 0, backward_step = 0, backward_start = 0, bytes = 0;
-  Layout(Bf16Products& products, Index out, Index in) : forward(panels_of(out, in)), backward(panels_of(in, out)) {
-    const auto size = [&](const Panels& panels, Index depth, std::size_t& step) {
-      step = products.packed_bytes(depth, panels.width);
-      return step * static_cast<std::size_t>(panels.count - 1) + products.packed_bytes(depth, panels.width_of(panels.count - 1));
-    };
-    backward_start = size(forward, in, forward_step);
-    bytes = backward_start + size(backward, out, backward_step);
+  Panels panels;
+  Index depth;
+  std::size_t step, bytes;
+  Layout(Bf16Products& products, Index columns, Index rows) : panels(panels_of(columns, rows)), depth(rows) {
+    step = products.packed_bytes(depth, panels.width);
+    bytes = step * static_cast<std::size_t>(panels.count - 1) + products.packed_bytes(depth, panels.width_of(panels.count - 1));
   }
-  std::size_t at(Direction direction, Index panel) const {
-    const auto number = static_cast<std::size_t>(panel);
-    return direction == Direction::forward ? forward_step * number : backward_start + backward_step * number;
-  }
+  Index values() const { return static_cast<Index>(bytes / sizeof(BFloat16)); }
 };
+
+/// Lays out matrices that lie one after another, their entry (i, j) read at i * row_step + j * column_step; group g only if wanted(g).
+template <class Wanted>
+void lay_out(Bf16Products& products, const Layout& layout, const BFloat16* from, Index groups, Index row_step, Index column_step,
+             std::byte* to, const Wanted& wanted) {
+  const Index count = layout.panels.count;
+  run_tasks(groups * count, [&](Index task, int) {
+    const Index group = task / count;
+    const Index panel = task % count;
+    if (!wanted(group)) return;
+    const BFloat16* const matrix = from + group * layout.depth * layout.panels.columns;
+    products.pack(layout.depth, layout.panels.width_of(panel), matrix + layout.panels.first(panel) * column_step, row_step, column_step,
+                  to + static_cast<std::size_t>(group) * layout.bytes + static_cast<std::size_t>(panel) * layout.step);
+  });
+}
+
+/// What the backward direction lays out at a time: it is used once and soon, while the forward direction's copy stays for the whole step.
+constexpr std::size_t kBackwardBytes = std::size_t{8} << 20;
 
 /// What a tile's products have in common.
 struct Operands {
@@ -90,53 +103,65 @@ Index outer_out(Index groups, Index out, Index in) {
 
 }  // namespace
 
-void pack_bf16(Stream& stream, const Tensor& value, Index groups, Tensor& packed) {
-  const Index out = value.rows() / groups;
-  const Index in = value.cols();
-  auto& products = stream.kept<Bf16Products>();
-  const Layout layout(products, out, in);
-  if (!packed.defined()) packed = Tensor(stream, {groups, static_cast<Index>(layout.bytes / sizeof(BFloat16))}, DType::bf16);
-  const BFloat16* const from = value.data<BFloat16>();
-  auto* const to = static_cast<std::byte*>(packed.raw());
-  const Index both = layout.forward.count + layout.backward.count;
-  run_tasks(groups * both, [&](Index task, int) {
-    const Index group = task / both;
-    const Index panel = task % both;
-    std::byte* const start = to + static_cast<std::size_t>(group) * layout.bytes;
-    const BFloat16* const matrix = from + group * out * in;
-    if (panel < layout.forward.count) {
-      products.pack(in, layout.forward.width_of(panel), matrix + layout.forward.first(panel) * in, 1, in,
-                    start + layout.at(Direction::forward, panel));
-    } else {
-      const Index back = panel - layout.forward.count;
-      products.pack(out, layout.backward.width_of(back), matrix + layout.backward.first(back), in, 1,
-                    start + layout.at(Direction::backward, back));
-    }
-  });
-}
+namespace {
 
-void multiply_bf16(Stream& stream, const Tensor& x, const Weights& weights, Direction direction, std::span<const Index> rows,
-                   const Tensor& y, const std::function<void()>& poll) {
+/// The products of groups whose panels lie at `packed`.
+void multiply_groups(Stream& stream, const Layout& layout, const std::byte* packed, const Tensor& x, std::span<const Index> rows,
+                     const Tensor& y, const std::function<void()>& poll) {
   auto& products = stream.kept<Bf16Products>();
-  const Layout layout(products, weights.out(), weights.in());
-  const Panels& panels = direction == Direction::forward ? layout.forward : layout.backward;
+  const Panels& panels = layout.panels;
   const Index depth = x.cols();
   const Index columns = y.cols();
   const auto tiles = row_tiles(rows, kTileRows, panels.count);
   auto runners = one_for_each_thread(stream);
   const Tensor x_scratch(stream, {team_size(), kPieces.back() * depth}, DType::bf16);
   const Tensor y_scratch(stream, {team_size(), kTileRows * panels.width}, y.dtype());
-  const auto* const packed = static_cast<const std::byte*>(weights.packed().raw());
   const std::size_t value = size_of(y.dtype());
   run_tasks(static_cast<Index>(tiles.size()), poll, [&](Index task, int thread) {
     const RowTile& tile = tiles[static_cast<std::size_t>(task)];
-    const Operands by{packed + static_cast<std::size_t>(tile.group) * layout.bytes + layout.at(direction, tile.panel),
+    const Operands by{packed + static_cast<std::size_t>(tile.group) * layout.bytes + static_cast<std::size_t>(tile.panel) * layout.step,
                       panels.width_of(tile.panel), depth, columns, y.dtype()};
     auto* const to = static_cast<std::byte*>(y.raw()) + static_cast<std::size_t>(tile.row * columns + panels.first(tile.panel)) * value;
     multiply_tile(products, by, x.data<BFloat16>() + tile.row * depth, tile.rows, to, runners[static_cast<std::size_t>(thread)],
                   x_scratch.data<BFloat16>() + thread * x_scratch.cols(),
                   static_cast<std::byte*>(y_scratch.raw()) + static_cast<std::size_t>(thread * y_scratch.cols()) * value);
   });
+}
+
+}  // namespace
+
+void pack_bf16(Stream& stream, const Tensor& value, Index groups, Tensor& packed) {
+  const Index out = value.rows() / groups;
+  const Index in = value.cols();
+  auto& products = stream.kept<Bf16Products>();
+  const Layout layout(products, out, in);
+  if (!packed.defined()) packed = Tensor(stream, {groups, layout.values()}, DType::bf16);
+  lay_out(products, layout, value.data<BFloat16>(), groups, 1, in, static_cast<std::byte*>(packed.raw()), [](Index) { return true; });
+}
+
+void multiply_bf16(Stream& stream, const Tensor& x, const Weights& weights, Direction direction, std::span<const Index> rows,
+                   const Tensor& y, const std::function<void()>& poll) {
+  auto& products = stream.kept<Bf16Products>();
+  const Index in = weights.in();
+  const Index out = weights.out();
+  if (direction == Direction::forward) {
+    return multiply_groups(stream, Layout(products, out, in), static_cast<const std::byte*>(weights.packed().raw()), x, rows, y, poll);
+  }
+  const Layout layout(products, in, out);
+  const auto groups = static_cast<Index>(rows.size());
+  const Index at_once = std::clamp<Index>(static_cast<Index>(kBackwardBytes / layout.bytes), 1, groups);
+  const Tensor packed(stream, {at_once, layout.values()}, DType::bf16);
+  auto* const to = static_cast<std::byte*>(packed.raw());
+  Index row = 0;
+  for (Index first = 0; first < groups; first += at_once) {
+    const auto some = rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(at_once, groups - first)));
+    const Index count = std::accumulate(some.begin(), some.end(), Index{0});
+    if (count == 0) continue;
+    lay_out(products, layout, weights.value().data<BFloat16>() + first * in * out, static_cast<Index>(some.size()), in, 1, to,
+            [&](Index group) { return some[static_cast<std::size_t>(group)] > 0; });
+    multiply_groups(stream, layout, to, x.row_range(row, count), some, y.row_range(row, count), poll);
+    row += count;
+  }
 }
 
 void add_outer_bf16(Stream& stream, const Tensor& dy, const Tensor& x, std::span<const Index> rows, const Tensor& dweight,
