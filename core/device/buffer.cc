@@ -1,7 +1,5 @@
 #include "core/device/buffer.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -10,30 +8,14 @@
 #include <new>
 #include <vector>
 
-#if __has_include(<sanitizer/asan_interface.h>)
-#include <sanitizer/asan_interface.h>  // its macros do nothing without the sanitizer
-#endif
+#include "core/device/poison.h"
+#include "core/device/stretches.h"
 
 namespace yard {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
-constexpr std::size_t kMapped = std::size_t{1} << 20;  // blocks from here on are mapped by themselves
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
-
-/// Tells the address sanitizer, where there is one, that nobody may touch these bytes.
-void forbid([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
-#ifdef ASAN_POISON_MEMORY_REGION
-  ASAN_POISON_MEMORY_REGION(block, bytes);
-#endif
-}
-
-/// Takes `forbid` back.
-void allow([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
-#ifdef ASAN_UNPOISON_MEMORY_REGION
-  ASAN_UNPOISON_MEMORY_REGION(block, bytes);
-#endif
-}
+constexpr std::size_t kLarge = std::size_t{1} << 16;  // ordinary blocks from here on are cut from stretches
 
 /// The class of a size: eight steps between powers of two, so that at most an eighth is wasted.
 std::size_t class_of(std::size_t bytes) {
@@ -45,25 +27,23 @@ std::size_t class_of(std::size_t bytes) {
 /// Ordinary memory.
 class HostBlocks final : public BlockSource {
  public:
+  bool keeps(std::size_t bytes) const noexcept override { return bytes >= kLarge; }
   void* take(std::size_t bytes) override {
-    if (bytes < kMapped) {
-      void* block = std::aligned_alloc(kAlignment, bytes);
-      if (block == nullptr) throw std::bad_alloc();
-      return block;
-    }
-    void* block = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (block == MAP_FAILED) throw std::bad_alloc();
-    if (bytes >= kHugePage) madvise(block, bytes, MADV_HUGEPAGE);  // advice only: fewer page faults where it is taken
+    if (bytes >= kLarge) return stretches_.take(bytes);
+    void* block = std::aligned_alloc(kAlignment, bytes);
+    if (block == nullptr) throw std::bad_alloc();
     return block;
   }
-
   void give_back(void* block, std::size_t bytes) noexcept override {
-    if (bytes < kMapped) {
-      std::free(block);
+    if (bytes >= kLarge) {
+      stretches_.give_back(block, bytes);
     } else {
-      munmap(block, bytes);
+      std::free(block);
     }
   }
+
+ private:
+  Stretches stretches_;
 };
 
 class CachingAllocator final : public Allocator {
@@ -81,38 +61,26 @@ class CachingAllocator final : public Allocator {
   }
 
   void* allocate(std::size_t bytes) override {
-    const std::size_t size = class_of(bytes);
-    {
-      const std::lock_guard lock(mutex_);
-      in_use_ += size;
-      peak_ = std::max(peak_, in_use_);
-      auto& blocks = kept_[size];
-      if (!blocks.empty()) {
-        void* block = blocks.back();
-        blocks.pop_back();
-        allow(block, bytes);
-        return block;
-      }
-    }
-    void* block = nullptr;
-    try {
-      block = source_->take(size);
-    } catch (...) {
-      const std::lock_guard lock(mutex_);
-      in_use_ -= size;
-      throw;
-    }
+    const std::size_t size = size_of(bytes);
+    const std::lock_guard lock(mutex_);
+    void* const block = take(size);
+    in_use_ += size;
+    peak_ = std::max(peak_, in_use_);
     forbid(block, size);
     allow(block, bytes);
     return block;
   }
 
   void free(void* block, std::size_t bytes) noexcept override {
-    const std::size_t size = class_of(bytes);
+    const std::size_t size = size_of(bytes);
     forbid(block, size);
     const std::lock_guard lock(mutex_);
     in_use_ -= size;
-    kept_[size].push_back(block);  // the vector grows only when more blocks exist than ever before
+    if (source_->keeps(size)) {
+      source_->give_back(block, size);
+    } else {
+      kept_[size].push_back(block);  // the vector grows only when more blocks exist than ever before
+    }
   }
 
   std::size_t in_use() const noexcept override {
@@ -129,6 +97,16 @@ class CachingAllocator final : public Allocator {
   }
 
  private:
+  std::size_t size_of(std::size_t bytes) const { return source_->keeps(bytes) ? Stretches::taken(bytes) : class_of(bytes); }
+  void* take(std::size_t size) {
+    if (source_->keeps(size)) return source_->take(size);
+    auto& blocks = kept_[size];
+    if (blocks.empty()) return source_->take(size);
+    void* const block = blocks.back();
+    blocks.pop_back();
+    return block;
+  }
+
   std::unique_ptr<BlockSource> source_;
   mutable std::mutex mutex_;
   std::map<std::size_t, std::vector<void*>> kept_;

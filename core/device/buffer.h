@@ -44,13 +44,15 @@ class Buffer {
 class BlockSource {
  public:
   virtual ~BlockSource() = default;
+  /// Whether it serves blocks of so many bytes from memory that it keeps itself, so that they are given back as soon as they are free.
+  virtual bool keeps(std::size_t /*bytes*/) const noexcept { return false; }
   virtual void* take(std::size_t bytes) = 0;
   virtual void give_back(void* block, std::size_t bytes) noexcept = 0;
 };
 
-/// A caching allocator of host memory: size classes of an eighth.
+/// A caching allocator of host memory: of blocks that the source does not keep, those in size classes of an eighth.
 std::shared_ptr<Allocator> make_caching_allocator(std::unique_ptr<BlockSource> source);
-/// The one of ordinary memory: large blocks stay mapped and ask for huge pages.
+/// The one of ordinary memory: large blocks are cut from stretches that stay mapped and ask for huge pages (core/device/stretches.h).
 std::shared_ptr<Allocator> make_host_allocator();
 /// The one of page-locked memory, which a GPU copies to and from by itself (buffer.cu).
 std::shared_ptr<Allocator> make_pinned_allocator(Cuda);
