@@ -1,6 +1,7 @@
+#include "core/ops/host/attention_by_row.h"
+
 #include <algorithm>
 
-#include "core/ops/host/attention_by_row.h"
 #include "core/ops/host/layout.h"
 #include "core/ops/host/tasks.h"
 #include "core/ops/vector_math.h"
