@@ -9,14 +9,14 @@
 namespace yard {
 
 /// Tells the address sanitizer, where there is one, that nobody may touch these bytes.
-inline void forbid([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
+inline void forbid([[maybe_unused]] const void* block, [[maybe_unused]] std::size_t bytes) {
 #ifdef ASAN_POISON_MEMORY_REGION
   ASAN_POISON_MEMORY_REGION(block, bytes);
 #endif
 }
 
 /// Takes `forbid` back.
-inline void allow([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
+inline void allow([[maybe_unused]] const void* block, [[maybe_unused]] std::size_t bytes) {
 #ifdef ASAN_UNPOISON_MEMORY_REGION
   ASAN_UNPOISON_MEMORY_REGION(block, bytes);
 #endif

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <new>
 
-#include "tests/cuda_emulation/poison.h"
+#include "core/device/poison.h"
 
 constinit thread_local uint3 threadIdx{};
 constinit thread_local uint3 blockIdx{};
@@ -37,11 +37,11 @@ Core::Core() : draws_(0, 0) {
   void* arena = mmap(nullptr, 2 * kSharedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (arena == MAP_FAILED) throw std::bad_alloc();
   arena_ = static_cast<std::byte*>(arena);
-  poison(arena_, 2 * kSharedBytes);
+  forbid(arena_, 2 * kSharedBytes);
 }
 
 Core::~Core() {
-  unpoison(arena_, 2 * kSharedBytes);
+  allow(arena_, 2 * kSharedBytes);
   munmap(arena_, 2 * kSharedBytes);
 }
 
@@ -63,7 +63,7 @@ void Core::run(uint3 block, dim3 block_size, dim3 grid_size, const std::function
   count_ = static_cast<int>(block_size.x * block_size.y * block_size.z);
   draws_ =
       Draws(options().seed + launch, block.x + (static_cast<std::uint64_t>(block.y) << 32) + (static_cast<std::uint64_t>(block.z) << 48));
-  poison(arena_, std::min(used_ + kGap, 2 * kSharedBytes));
+  forbid(arena_, std::min(used_ + kGap, 2 * kSharedBytes));
   used_ = 0;
   tiles_.clear();
   while (static_cast<int>(threads_.size()) < count_) {
@@ -229,7 +229,7 @@ void* Core::shared_memory(const void* key, std::size_t bytes, std::size_t alignm
   if (total > kSharedBytes || used_ + kGap > 2 * kSharedBytes) {
     fault("a kernel asks for " + std::to_string(total) + " bytes of shared memory; a block has " + std::to_string(kSharedBytes));
   }
-  unpoison(arena_ + offset, bytes);
+  allow(arena_ + offset, bytes);
   std::memset(arena_ + offset, 0xff, bytes);  // NaN in every floating type
   tiles_.push_back({key, offset, bytes});
   return arena_ + offset;

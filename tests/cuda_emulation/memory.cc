@@ -13,7 +13,7 @@
 
 #include "tests/cuda_emulation/fiber.h"
 #include "tests/cuda_emulation/options.h"
-#include "tests/cuda_emulation/poison.h"
+#include "core/device/poison.h"
 
 namespace yard::emulation {
 namespace {
@@ -88,7 +88,7 @@ void* Memory::reserve(std::size_t bytes) {
     block = ended.front();
     ended.pop_front();
   } else if (room) {
-    poison(base_ + used_, kGap + whole);
+    forbid(base_ + used_, kGap + whole);
     block = base_ + used_ + kGap;
     used_ += whole;
   } else {
@@ -102,7 +102,7 @@ void* Memory::reserve(std::size_t bytes) {
 void Memory::begin(void* block) {
   auto* const first = static_cast<std::byte*>(block);
   const std::size_t bytes = blocks_.at(first).bytes;
-  unpoison(block, bytes);
+  allow(block, bytes);
   if (bytes < kLazy) {
     std::memset(block, 0xff, bytes);
     return;
@@ -133,7 +133,7 @@ void Memory::end(void* block) {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
     (void)mmap(start, static_cast<std::size_t>(stop - start), PROT_READ | PROT_WRITE, flags, -1, 0);
   }
-  poison(block, bytes);
+  forbid(block, bytes);
   in_use_ -= bytes;
   blocks_.erase(found);
   ended_[rounded_up(bytes, kAlignment)].push_back(static_cast<std::byte*>(block));
