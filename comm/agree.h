@@ -25,6 +25,6 @@ int exit_code_of(const std::exception& error);
 
 /// Runs `body`, which must not use a communicator, on every rank. When it throws on any, all ranks throw AgreedError with the sentence of
 /// the lowest rank that failed.
-void agree(Communicator& communicator, Profiler& profiler, Stream& stream, const std::function<void()>& body);
+void agree(Communicator& communicator, Profiler& profiler, const std::function<void()>& body);
 
 }  // namespace yard

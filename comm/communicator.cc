@@ -72,9 +72,9 @@ bool overlap(const Tensor& a, const Tensor& b) {
   return a.bytes() > 0 && b.bytes() > 0 && first_byte(a) < first_byte(b) + b.bytes() && first_byte(b) < first_byte(a) + a.bytes();
 }
 
-/// A rank alone moves its rows itself.
-void copy_values(const Tensor& from, const Tensor& to) {
-  if (from.bytes() > 0 && from.raw() != to.raw()) std::memcpy(to.raw(), from.raw(), from.bytes());
+/// A rank alone moves its rows itself, in the order of its stream.
+void copy_values(Stream& stream, const Tensor& from, const Tensor& to) {
+  if (from.raw() != to.raw()) stream.copy(to.raw(), from.raw(), from.bytes());
 }
 
 }  // namespace
@@ -181,7 +181,7 @@ Work Communicator::all_gather(Stream& stream, Profiler& profiler, Label label, c
   const Call call{"all_gather", label, whole.length(), bytes * peers_within_, bytes * peers_between_, when};
   return begin(&stream, profiler, call, [&]() -> Started {
     if (size() > 1) return do_all_gather(stream, part, whole, when);
-    copy_values(part, whole);
+    copy_values(stream, part, whole);
     return nullptr;
   });
 }
@@ -193,7 +193,7 @@ Work Communicator::reduce_scatter(Stream& stream, Profiler& profiler, Label labe
   const Call call{"reduce_scatter", label, whole.length(), bytes * peers_within_, bytes * peers_between_, when};
   return begin(&stream, profiler, call, [&]() -> Started {
     if (size() > 1) return do_reduce_scatter(stream, whole, part, when);
-    copy_values(whole, part);
+    copy_values(stream, whole, part);
     return nullptr;
   });
 }
@@ -226,7 +226,7 @@ Work Communicator::all_to_all(Stream& stream, Profiler& profiler, Label label, c
   }
   return begin(&stream, profiler, call, [&]() -> Started {
     if (size() > 1) return do_all_to_all(stream, in, send, out, receive, when);
-    copy_values(in, out);
+    copy_values(stream, in, out);
     return nullptr;
   });
 }
@@ -261,7 +261,7 @@ Work Communicator::send_receive(Stream& stream, Profiler& profiler, Label label,
   }
   return begin(&stream, profiler, call, [&]() -> Started {
     if (size() > 1) return do_send_receive(stream, out, to, in, from);
-    copy_values(out, in);
+    copy_values(stream, out, in);
     return nullptr;
   });
 }

@@ -11,7 +11,8 @@ Index words_of(std::size_t letters) { return static_cast<Index>((letters + 7) / 
 
 }  // namespace
 
-std::string broadcast_text(Communicator& communicator, Profiler& profiler, Stream& stream, const std::string& text, int root) {
+std::string broadcast_text(Communicator& communicator, Profiler& profiler, const std::string& text, int root) {
+  Stream stream{Device{}};
   const Tensor size = Tensor::of<std::int64_t>(stream, {1}, std::vector<std::int64_t>{static_cast<std::int64_t>(text.size())});
   communicator.broadcast(stream, profiler, {"text"}, size, root).wait(stream);
   const auto letters = static_cast<std::size_t>(size.data<std::int64_t>()[0]);
@@ -21,7 +22,8 @@ std::string broadcast_text(Communicator& communicator, Profiler& profiler, Strea
   return {static_cast<const char*>(words.raw()), letters};
 }
 
-std::vector<std::string> gather_texts(Communicator& communicator, Profiler& profiler, Stream& stream, const std::string& mine) {
+std::vector<std::string> gather_texts(Communicator& communicator, Profiler& profiler, const std::string& mine) {
+  Stream stream{Device{}};
   const int ranks = communicator.size();
   const Tensor size = Tensor::of<std::int64_t>(stream, {1}, std::vector<std::int64_t>{static_cast<std::int64_t>(mine.size())});
   const Tensor sizes(stream, {ranks}, DType::i64);

@@ -169,7 +169,8 @@ RunConfig resolve(RunConfig config, int ranks) {
   check_input(
       config.losses().convention() != RunConfig::Convention::huggingface || config.losses().scope() == RunConfig::Scope::batch,
       "losses.convention is 'huggingface', which pools the rows of the whole micro-step: losses.scope must be 'batch', not 'sequence'");
-  if (config.run().device() == RunConfig::Device::auto_) config.mutable_run()->set_device(RunConfig::Device::cpu);
+  check_input(config.run().device() != RunConfig::Device::cuda || ranks == 1, "run.device is 'cuda' on ", ranks,
+              " ranks, but ranks on GPUs cannot exchange rows yet: take one rank, or run.device=cpu");
   if (config.run().communication() == RunConfig::Communication::auto_)
     config.mutable_run()->set_communication(RunConfig::Communication::mpi);
   if (config.exchange().algorithm() == RunConfig::Algorithm::auto_) config.mutable_exchange()->set_algorithm(RunConfig::Algorithm::direct);

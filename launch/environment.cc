@@ -103,6 +103,7 @@ std::string environment_block(const RunFacts& facts) {
   line("command", facts.command);
   line("mpi", first_line(facts.mpi));
   line("processor", facts.processor);
+  line("device", facts.device);
   line("layout", facts.layout);
   line("hosts", by_rank(facts.hosts));
   line("cores", by_rank(facts.cores));

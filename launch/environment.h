@@ -21,6 +21,7 @@ std::string compact_date_and_time();
 struct RunFacts {
   std::string mpi;                 // what MPI_Get_library_version says
   std::string processor;           // of rank 0
+  std::string device;              // that rank 0 computes on: "the processor" or a GPU's name
   std::string precision;           // "bf16 (auto: the processor has AMX-BF16)"
   std::string layout;              // "4 ranks: expert 2 x data 2"
   int threads = 1;                 // of a rank

@@ -3,6 +3,8 @@
 #include <filesystem>
 #include <iostream>
 #include <limits>
+#include <numeric>
+#include <span>
 
 #include "comm/agree.h"
 #include "core/io/file.h"
@@ -39,7 +41,7 @@ std::shared_ptr<const TokenStream> stream_of(const Options& options, const Loade
 
 void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& options) {
   std::unique_ptr<Validation> data;
-  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+  agree(loaded.mesh->world(), runtime.profiler, [&] {
     const Index length = options.length > 0 ? options.length : loaded.config.data().length();
     check_input(length <= loaded.config.model().positions(), "--length ", length, " is beyond model.positions, ",
                 loaded.config.model().positions());
@@ -48,7 +50,7 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
                                         loaded.config.data().document_mask(), loaded.mesh->batch_shard(), loaded.mesh->batch_shards());
   });
   const auto start = Clock::now();
-  const Evaluation result = evaluate(runtime.stream, runtime.profiler, *loaded.mesh, loaded.model, *data, *loaded.tokenizer);
+  const Evaluation result = evaluate(runtime.stream(), runtime.profiler, *loaded.mesh, loaded.model, *data, *loaded.tokenizer);
   if (runtime.rank != 0) return;
   const double seconds = seconds_between(start, Clock::now());
   if (options.json) {
@@ -69,13 +71,13 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
 /// Logits of given token ids, the way people compare implementations. Ranks take sequences in turn; rank 0 gathers and writes.
 void write_logits(RankRuntime& runtime, LoadedModel& loaded, const Options& options) {
   Tensor ids;
-  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+  agree(loaded.mesh->world(), runtime.profiler, [&] {
     const SafetensorsReader reader(options.ids);
     const SafetensorsEntry& entry = reader.entry("input_ids");
     check_input(entry.shape.size() == 2, "input_ids of ", options.ids, " must be (sequences, length), got ", entry.shape_text());
     check_input(entry.shape[1] >= 1 && entry.shape[1] <= loaded.config.model().positions(), "input_ids of ", options.ids,
                 " has sequences of ", entry.shape[1], " tokens; the model takes 1 to ", loaded.config.model().positions());
-    ids = reader.read(runtime.stream, "input_ids", DType::i32);
+    ids = reader.read(runtime.host, "input_ids", DType::i32);
     for (const std::int32_t id : ids.values<std::int32_t>()) {
       check_input(id >= 0 && id < loaded.config.model().vocabulary(), "input_ids of ", options.ids, " holds ", id,
                   ", beyond the vocabulary of ", loaded.config.model().vocabulary());
@@ -86,7 +88,7 @@ void write_logits(RankRuntime& runtime, LoadedModel& loaded, const Options& opti
   const Index vocabulary = loaded.config.model().vocabulary();
   const int ranks = loaded.mesh->size();
   std::unique_ptr<SafetensorsWriter> writer;
-  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+  agree(loaded.mesh->world(), runtime.profiler, [&] {
     if (runtime.rank != 0) return;
     SafetensorsEntry entry;
     entry.name = "logits";
@@ -101,20 +103,23 @@ void write_logits(RankRuntime& runtime, LoadedModel& loaded, const Options& opti
     tokens.length = length;
     tokens.first_sequence = mine;
     tokens.sequences_everywhere = ranks;
-    tokens.ids = mine < sequences ? ids.row_range(mine, 1).reshaped({length}) : Tensor(runtime.stream, {length}, DType::i32);
-    tokens.positions = Tensor(runtime.stream, {length}, DType::i32);
-    for (Index i = 0; i < length; ++i) tokens.positions.data<std::int32_t>()[i] = static_cast<std::int32_t>(i);
-    if (mine >= sequences) std::fill_n(tokens.ids.data<std::int32_t>(), length, -1);
-    Context context{runtime.stream, runtime.profiler, tokens, Pass::evaluate};
-    const Tensor logits = loaded.model.transformer->logits(context).reshaped({1, length * vocabulary});
-    const Tensor all = ranks == 1 ? logits : Tensor(runtime.stream, {ranks, length * vocabulary});
-    if (ranks > 1) loaded.mesh->world().all_gather(runtime.stream, runtime.profiler, {"logits"}, logits, all).wait(runtime.stream);
-    agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+    const std::vector<std::int32_t> padding(static_cast<std::size_t>(length), -1);
+    std::vector<std::int32_t> positions(static_cast<std::size_t>(length));
+    std::iota(positions.begin(), positions.end(), 0);
+    const std::span<const std::int32_t> own = mine < sequences ? ids.row_range(mine, 1).values<std::int32_t>() : std::span(padding);
+    tokens.ids = Tensor::of<std::int32_t>(runtime.stream(), {length}, own);
+    tokens.positions = Tensor::of<std::int32_t>(runtime.stream(), {length}, positions);
+    Context context{runtime.stream(), runtime.profiler, tokens, Pass::evaluate};
+    Tensor logits = loaded.model.transformer->logits(context).reshaped({1, length * vocabulary});
+    if (runtime.gpu) logits = logits.to(runtime.stream(), Device{});
+    const Tensor all = ranks == 1 ? logits : Tensor(runtime.host, {ranks, length * vocabulary});
+    if (ranks > 1) loaded.mesh->world().all_gather(runtime.host, runtime.profiler, {"logits"}, logits, all).wait(runtime.host);
+    agree(loaded.mesh->world(), runtime.profiler, [&] {
       const Index count = std::min<Index>(ranks, sequences - first);
       if (writer) writer->write(all.row_range(0, count).reshaped({count, length, vocabulary}));
     });
   }
-  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+  agree(loaded.mesh->world(), runtime.profiler, [&] {
     if (writer) writer->finish();
   });
   if (runtime.rank == 0)

@@ -13,19 +13,25 @@ double Evaluation::bits_per_byte() const noexcept { return bytes == 0 ? 0 : nats
 
 Evaluation evaluate(Stream& stream, Profiler& profiler, Mesh& mesh, Model& model, const Validation& data, const Tokenizer& tokenizer) {
   const Span span(profiler, "validation");
-  const Tensor sums = Tensor::zeros(stream, {3}, DType::f64);
-  auto totals = sums.values<double>();
+  const Tensor all_nats = Tensor::zeros(stream, {1}, DType::f64);
+  double targets = 0;
+  double bytes = 0;
   for (Index pass = 0; pass < data.passes(); ++pass) {
     const Tokens tokens = data.batch(stream, pass);
     Context context{stream, profiler, tokens, Pass::evaluate};
     context.poll = [&mesh] { mesh.world().progress(); };
     Tape unused;
     const Tensor nats = model.transformer->nats(context, 0, unused);
-    totals[0] += ops::sum(stream, nats).values<double>()[0];
-    for (const std::int32_t target : tokens.targets.values<std::int32_t>()) totals[1] += target < 0 ? 0 : 1;
-    totals[2] += static_cast<double>(target_bytes(tokenizer, tokens.ids, tokens.targets));
+    ops::add_sum(stream, nats, 1, all_nats);
+    const Tensor wanted = tokens.targets.to(stream, Device{});
+    for (const std::int32_t target : wanted.values<std::int32_t>()) targets += target < 0 ? 0 : 1;
+    bytes += static_cast<double>(target_bytes(tokenizer, tokens.ids.to(stream, Device{}), wanted));
   }
+  const double nats = all_nats.to(stream, Device{}).values<double>()[0];
+  const Tensor sums = Tensor::of<double>(stream, {3}, std::vector<double>{nats, targets, bytes});
   mesh.world().all_reduce(stream, profiler, {"validation"}, sums, Reduce::sum, When::now).wait(stream);
+  const Tensor on_host = sums.to(stream, Device{});
+  const auto totals = on_host.values<double>();
   return {totals[0], static_cast<Index>(totals[1]), static_cast<Index>(totals[2])};
 }
 

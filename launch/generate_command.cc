@@ -35,12 +35,12 @@ std::vector<std::string> read_prompts(const Options& options) {
 /// Ids of line i as text, from rank i % ranks to rank 0, which prints.
 void print_line(RankRuntime& runtime, LoadedModel& loaded, const Line* line, int owner, bool several) {
   Communicator& world = loaded.mesh->world();
-  Tensor count = Tensor::zeros(runtime.stream, {1}, DType::i64);
+  Tensor count = Tensor::zeros(runtime.host, {1}, DType::i64);
   if (line != nullptr) count.data<std::int64_t>()[0] = static_cast<std::int64_t>(line->ids.size());
-  world.broadcast(runtime.stream, runtime.profiler, {"generate"}, count, owner).wait(runtime.stream);
-  Tensor ids(runtime.stream, {count.data<std::int64_t>()[0]}, DType::i32);
+  world.broadcast(runtime.host, runtime.profiler, {"generate"}, count, owner).wait(runtime.host);
+  Tensor ids(runtime.host, {count.data<std::int64_t>()[0]}, DType::i32);
   if (line != nullptr) std::copy(line->ids.begin(), line->ids.end(), ids.data<std::int32_t>());
-  world.broadcast(runtime.stream, runtime.profiler, {"generate"}, ids, owner).wait(runtime.stream);
+  world.broadcast(runtime.host, runtime.profiler, {"generate"}, ids, owner).wait(runtime.host);
   if (runtime.rank != 0) return;
   std::cout << loaded.tokenizer->decode(ids.values<std::int32_t>()) << (several ? "\n----\n" : "\n") << std::flush;
 }
@@ -48,7 +48,7 @@ void print_line(RankRuntime& runtime, LoadedModel& loaded, const Line* line, int
 void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options) {
   std::vector<Line> all;
   Index longest = 1;
-  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
+  agree(loaded.mesh->world(), runtime.profiler, [&] {
     for (const std::string& prompt : read_prompts(options)) {
       Line line;
       line.number = all.size();

@@ -63,8 +63,9 @@ std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std
 std::vector<double> Generator::run(std::vector<Line>& lines, Index longest, Index tokens) {
   const ModelShape& shape = model_.shape();
   const Index capacity = std::min(shape.positions, longest + tokens);
-  KeyValueCache cache(runtime_.stream, shape.layers, static_cast<Index>(lines.size()), capacity,
+  KeyValueCache cache(runtime_.stream(), shape.layers, static_cast<Index>(lines.size()), capacity,
                       {shape.heads, shape.kv_heads, shape.head_width}, model_.compute());
+  std::vector<std::int32_t> before(lines.size(), 0);  // tokens of each line that the cache holds
   std::vector<double> seconds;
   Index fresh = longest;
   for (Index made = 0; made < tokens; ++made) {
@@ -74,12 +75,13 @@ std::vector<double> Generator::run(std::vector<Line>& lines, Index longest, Inde
     for (std::size_t i = 0; i < lines.size(); ++i) {
       Line& line = lines[i];
       if (!line.live) continue;
-      cache.before().data<std::int32_t>()[i] = static_cast<std::int32_t>(line.ids.size());
+      before[i] = static_cast<std::int32_t>(line.ids.size());
       const std::int32_t id = sample(logits.row_range(static_cast<Index>(i), 1).values<float>(), sampling_, line.number, line.ids.size());
       line.ids.push_back(id);
       line.live = id != end_of_text_ && static_cast<Index>(line.ids.size()) < shape.positions;
       live = live || line.live;
     }
+    runtime_.stream().copy(cache.before().raw(), before.data(), cache.before().bytes());
     fresh = 1;
     const bool more = any(live);
     seconds.push_back(seconds_between(start, Clock::now()));
@@ -94,28 +96,36 @@ Tensor Generator::forward(const std::vector<Line>& lines, KeyValueCache& cache, 
   tokens.length = fresh;
   tokens.sequences_everywhere = tokens.sequences * world_.size();
   tokens.cache = &cache;
-  tokens.ids = Tensor(runtime_.stream, {tokens.rows()}, DType::i32);
-  tokens.positions = Tensor::zeros(runtime_.stream, {tokens.rows()}, DType::i32);
-  Tensor last = Tensor::zeros(runtime_.stream, {tokens.sequences}, DType::i32);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens.rows()), -1);
+  std::vector<std::int32_t> positions(static_cast<std::size_t>(tokens.rows()), 0);
+  std::vector<std::int32_t> last(lines.size(), 0);
   for (Index s = 0; s < tokens.sequences; ++s) {
     const Line& line = lines[static_cast<std::size_t>(s)];
     const Index before = prompt ? 0 : static_cast<Index>(line.ids.size()) - 1;
     for (Index r = 0; r < fresh; ++r) {
       const Index at = before + r;
       const bool real = line.live && at < static_cast<Index>(line.ids.size());
-      tokens.ids.data<std::int32_t>()[s * fresh + r] = real ? line.ids[static_cast<std::size_t>(at)] : -1;
-      tokens.positions.data<std::int32_t>()[s * fresh + r] = static_cast<std::int32_t>(at);
-      if (real) last.data<std::int32_t>()[s] = static_cast<std::int32_t>(s * fresh + r);
+      const auto row = static_cast<std::size_t>(s * fresh + r);
+      positions[row] = static_cast<std::int32_t>(at);
+      if (!real) continue;
+      ids[row] = line.ids[static_cast<std::size_t>(at)];
+      last[static_cast<std::size_t>(s)] = static_cast<std::int32_t>(row);
     }
   }
-  Context context{runtime_.stream, runtime_.profiler, tokens, prompt ? Pass::evaluate : Pass::decode};
-  return model_.logits(context, last);
+  const auto tensor = [&](const std::vector<std::int32_t>& values) {
+    return Tensor::of<std::int32_t>(runtime_.stream(), {static_cast<Index>(values.size())}, values);
+  };
+  tokens.ids = tensor(ids);
+  tokens.positions = tensor(positions);
+  Context context{runtime_.stream(), runtime_.profiler, tokens, prompt ? Pass::evaluate : Pass::decode};
+  const Tensor logits = model_.logits(context, tensor(last));
+  return runtime_.gpu ? logits.to(runtime_.stream(), Device{}) : logits;
 }
 
 bool Generator::any(bool live) {
-  Tensor flag(runtime_.stream, {1}, DType::i64);
+  Tensor flag(runtime_.host, {1}, DType::i64);
   flag.data<std::int64_t>()[0] = live ? 1 : 0;
-  world_.all_reduce(runtime_.stream, runtime_.profiler, {"generate"}, flag, Reduce::max, When::now).wait(runtime_.stream);
+  world_.all_reduce(runtime_.host, runtime_.profiler, {"generate"}, flag, Reduce::max, When::now).wait(runtime_.host);
   return flag.data<std::int64_t>()[0] != 0;
 }
 

@@ -14,7 +14,7 @@ namespace yard {
 LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint, const std::vector<std::string>& settings,
                             bool needs_text) {
   LoadedModel loaded;
-  agree(*runtime.world, runtime.profiler, runtime.stream, [&] {
+  agree(*runtime.world, runtime.profiler, [&] {
     loaded.folder = find_checkpoint(checkpoint);
     const HuggingFaceConfig from = config_of_checkpoint(loaded.folder);
     RunConfig config = from.config;
@@ -41,15 +41,16 @@ LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint,
   bool set_threads = false;  // a checkpoint's number of threads belongs to the machine that trained it
   for (const std::string& setting : settings) set_threads = set_threads || setting.starts_with("run.threads=");
   choose_threads(runtime, set_threads ? loaded.config.run().threads() : 0);
+  loaded.config.mutable_run()->set_device(choose_device(runtime, loaded.config.run().device()));
   loaded.compute = choose_precision(runtime, loaded.config.run().precision());
   const MeshShape shape{static_cast<int>(loaded.config.mesh().expert()), static_cast<int>(loaded.config.mesh().data())};
   loaded.mesh = std::make_unique<Mesh>(std::move(runtime.world), shape);
-  agree(loaded.mesh->world(), runtime.profiler, runtime.stream, [&] {
-    loaded.model = build_model(loaded.config, *loaded.mesh, runtime.stream, loaded.compute);
-    loaded.model.allocate(runtime.stream, *loaded.mesh, false);
+  agree(loaded.mesh->world(), runtime.profiler, [&] {
+    loaded.model = build_model(loaded.config, *loaded.mesh, runtime.stream(), loaded.compute);
+    loaded.model.allocate(runtime.stream(), *loaded.mesh, false);
     std::vector<State*> states;
     loaded.model.transformer->visit_state([&](State& state) { states.push_back(&state); });
-    load_model(runtime.stream, loaded.folder, *loaded.model.parameters, states, loaded.config.model().experts(),
+    load_model(runtime.stream(), loaded.folder, *loaded.model.parameters, states, loaded.config.model().experts(),
                loaded.config.model().tied_output(), nullptr);
   });
   return loaded;

@@ -11,6 +11,7 @@
 #include "comm/local.h"
 #include "comm/mpi.h"
 #include "core/device/cpu.h"
+#include "core/device/gpu.h"
 
 namespace yard {
 namespace {
@@ -70,10 +71,10 @@ int choose_threads(RankRuntime& runtime, Index wanted) {
   CPU_ZERO(&allowed);
   sched_getaffinity(0, sizeof allowed, &allowed);
   constexpr Index kWords = sizeof allowed / sizeof(std::int64_t);
-  Tensor mine(runtime.stream, {1, kWords}, DType::i64);
+  Tensor mine(runtime.host, {1, kWords}, DType::i64);
   std::memcpy(mine.raw(), &allowed, sizeof allowed);
-  const Tensor all(runtime.stream, {runtime.size, kWords}, DType::i64);
-  runtime.world->all_gather(runtime.stream, runtime.profiler, {"setup.threads"}, mine, all).wait(runtime.stream);
+  const Tensor all(runtime.host, {runtime.size, kWords}, DType::i64);
+  runtime.world->all_gather(runtime.host, runtime.profiler, {"setup.threads"}, mine, all).wait(runtime.host);
   int sharing = 0;  // ranks of this node that may use the same processors
   for (int rank = 0; rank < runtime.size; ++rank) {
     const auto nodes = runtime.world->nodes();
@@ -86,10 +87,16 @@ int choose_threads(RankRuntime& runtime, Index wanted) {
   return threads;
 }
 
+RunConfig::Device::Value choose_device(RankRuntime& runtime, RunConfig::Device::Value wanted) {
+  if (wanted == RunConfig::Device::auto_) wanted = runtime.size == 1 && gpu_count() > 0 ? RunConfig::Device::cuda : RunConfig::Device::cpu;
+  if (wanted == RunConfig::Device::cuda) runtime.gpu = std::make_unique<Stream>(Device{DeviceType::cuda, 0});
+  return wanted;
+}
+
 DType choose_precision(RankRuntime& runtime, RunConfig::Precision::Value wanted) {
-  Tensor fast(runtime.stream, {1}, DType::i64);
-  fast.data<std::int64_t>()[0] = has_fast_bf16() ? 1 : 0;
-  runtime.world->all_reduce(runtime.stream, runtime.profiler, {"setup.precision"}, fast, Reduce::min).wait(runtime.stream);
+  Tensor fast(runtime.host, {1}, DType::i64);
+  fast.data<std::int64_t>()[0] = runtime.gpu || has_fast_bf16() ? 1 : 0;
+  runtime.world->all_reduce(runtime.host, runtime.profiler, {"setup.precision"}, fast, Reduce::min).wait(runtime.host);
   if (wanted == RunConfig::Precision::auto_) return fast.data<std::int64_t>()[0] == 1 ? DType::bf16 : DType::f32;
   return wanted == RunConfig::Precision::bf16 ? DType::bf16 : DType::f32;
 }

@@ -22,9 +22,13 @@ struct RankRuntime {
   std::unique_ptr<Communicator> world;  // until a mesh takes it
   std::unique_ptr<Watchdog> watchdog;   // empty until start_watchdog
   std::function<void()> abort;          // ends the whole job
-  Stream stream{Device{}};
+  Stream host{Device{}};                // for what ranks tell each other about the run itself
+  std::unique_ptr<Stream> gpu;          // empty until choose_device takes one
   Profiler profiler;
   const int rank, size;
+
+  /// What the model computes on.
+  Stream& stream() noexcept { return gpu ? *gpu : host; }
 };
 
 /// Runs a command's body on this rank: over MPI when mpirun or srun started the process, else as a world of one. Returns the exit code.
@@ -38,7 +42,11 @@ void start_watchdog(RankRuntime&, double seconds, const std::string& folder);
 /// the same. Collective. Sets OpenMP's number and returns it.
 int choose_threads(RankRuntime&, Index wanted);
 
-/// The dtype of matrices that run.precision asks for; `auto` takes bf16 where every rank's processor has it in hardware. Collective.
+/// Takes the device that run.device asks for; `auto` takes a GPU where this build and the machine have one and the run has one rank, since
+/// ranks on GPUs cannot exchange rows yet. Returns what was taken. Throws InputError where there is no such device.
+RunConfig::Device::Value choose_device(RankRuntime&, RunConfig::Device::Value wanted);
+
+/// The dtype of matrices that run.precision asks for; `auto` takes bf16 where every rank's device has it in hardware. Collective.
 DType choose_precision(RankRuntime&, RunConfig::Precision::Value wanted);
 
 }  // namespace yard

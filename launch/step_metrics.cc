@@ -67,7 +67,7 @@ std::string_view kind_of(std::string_view label) {
   return dot == std::string_view::npos ? label : label.substr(dot + 1);
 }
 
-void fill_row(const StepReport& report, std::span<double> row) {
+void fill_row(const StepReport& report, double memory, std::span<double> row) {
   std::size_t at = 0;
   for (const char* phase : kPhases) {
     const auto found = report.profile.phases.find(phase);
@@ -85,7 +85,7 @@ void fill_row(const StepReport& report, std::span<double> row) {
     at += kTransferFields;
   }
   row[at] = report.seconds;
-  row[at + 1] = peak_resident_bytes();
+  row[at + 1] = memory;
 }
 
 void add_layers(StepMetrics& metrics, const ModelShape& shape, const StepReport& report) {
@@ -111,10 +111,10 @@ void add_layers(StepMetrics& metrics, const ModelShape& shape, const StepReport&
 }  // namespace
 
 StepMetrics step_metrics(RankRuntime& runtime, Mesh& mesh, const RunConfig& config, const StepReport& report) {
-  const Tensor mine = Tensor::zeros(runtime.stream, {1, kFields}, DType::f64);
-  const Tensor all(runtime.stream, {mesh.size(), kFields}, DType::f64);
-  fill_row(report, mine.values<double>());
-  mesh.world().all_gather(runtime.stream, runtime.profiler, {"metrics"}, mine, all, When::now).wait(runtime.stream);
+  const Tensor mine = Tensor::zeros(runtime.host, {1, kFields}, DType::f64);
+  const Tensor all(runtime.host, {mesh.size(), kFields}, DType::f64);
+  fill_row(report, peak_memory_bytes(runtime), mine.values<double>());
+  mesh.world().all_gather(runtime.host, runtime.profiler, {"metrics"}, mine, all, When::now).wait(runtime.host);
   const auto at = [&](int rank, Index field) { return all.values<double>()[static_cast<std::size_t>(rank * kFields + field)]; };
   const auto slowest = [&](Index field) {
     int which = 0;
@@ -184,7 +184,8 @@ double resident_bytes() {
   return pages * static_cast<double>(sysconf(_SC_PAGESIZE));
 }
 
-double peak_resident_bytes() {
+double peak_memory_bytes(RankRuntime& runtime) {
+  if (runtime.gpu) return static_cast<double>(runtime.gpu->allocator()->peak());
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) * 1024;

@@ -9,8 +9,9 @@ namespace yard {
 /// cannot hang whatever each rank has seen (law 14).
 StepMetrics step_metrics(RankRuntime&, Mesh&, const RunConfig&, const StepReport&);
 
-/// Bytes of memory that this process holds now, and the most it has held.
+/// Bytes of memory that this process holds now.
 double resident_bytes();
-double peak_resident_bytes();
+/// The most that the model's device has held for this rank: blocks of a GPU's memory, else all of the process.
+double peak_memory_bytes(RankRuntime&);
 
 }  // namespace yard

@@ -50,13 +50,8 @@ struct BadValues {
   }
 };
 
-bool finite(const Tensor& values) {
-  return with_float_type(values.dtype(), [&](auto type) {
-    for (const auto value : values.values<decltype(type)>()) {
-      if (!std::isfinite(static_cast<float>(value))) return false;
-    }
-    return true;
-  });
+bool finite(Stream& stream, const Tensor& values) {
+  return ops::all_finite(stream, values).to(stream, Device{}).values<std::int32_t>()[0] == 1;
 }
 
 }  // namespace
@@ -68,14 +63,14 @@ Trainer::Trainer(RankRuntime& runtime, Mesh& mesh, const RunConfig& config, DTyp
       config_(config),
       hooks_(std::move(hooks)),
       guard_({config.guard().spike_sigma(), config.guard().max_skips()}, {}) {
-  model_ = build_model(config_, mesh_, runtime_.stream, compute, routers);
-  model_.allocate(runtime_.stream, mesh_, true);
-  model_.parameters->initialise(runtime_.stream, config_.init().seed());
+  model_ = build_model(config_, mesh_, runtime_.stream(), compute, routers);
+  model_.allocate(runtime_.stream(), mesh_, true);
+  model_.parameters->initialise(runtime_.stream(), config_.init().seed());
   gradients_ = std::make_unique<GradientReducer>(*model_.parameters, mesh_);
-  optimizer_ = std::make_unique<ShardedAdamW>(runtime_.stream, *model_.parameters, mesh_, *gradients_, optimizer_settings(config_),
+  optimizer_ = std::make_unique<ShardedAdamW>(runtime_.stream(), *model_.parameters, mesh_, *gradients_, optimizer_settings(config_),
                                               config_.init().seed());
   loader_ = std::make_unique<Loader>(std::move(data), loader_options(config_, end_of_text), mesh_.batch_shard(), mesh_.batch_shards());
-  step_sums_ = Tensor(runtime_.stream, {1 + 2 * static_cast<Index>(model_.reports.size())}, DType::f64);
+  step_sums_ = Tensor(runtime_.stream(), {1 + 2 * static_cast<Index>(model_.reports.size())}, DType::f64);
   state_.mutable_mesh()->set_expert(mesh_.shape().expert);
   state_.mutable_mesh()->set_data(mesh_.shape().data);
   state_.set_precision(std::string(name_of(compute)));
@@ -85,7 +80,7 @@ Trainer::Trainer(RankRuntime& runtime, Mesh& mesh, const RunConfig& config, DTyp
 
 StepReport Trainer::step() {
   const auto start = Clock::now();
-  Stream& stream = runtime_.stream;
+  Stream& stream = runtime_.stream();
   StepReport report;
   report.step = state_.step() + 1;
   report.learning_rate = learning_rate(config_, state_.step());
@@ -128,7 +123,7 @@ StepReport Trainer::step() {
 }
 
 void Trainer::micro_step(Index micro, double scale) {
-  Stream& stream = runtime_.stream;
+  Stream& stream = runtime_.stream();
   Tokens tokens;
   {
     const Span span(runtime_.profiler, "data");
@@ -146,7 +141,7 @@ void Trainer::micro_step(Index micro, double scale) {
 
   Tape tape;
   const Tensor nats = model_.transformer->nats(context, static_cast<float>(scale), tape);
-  step_sums_.values<double>()[0] += ops::sum(stream, nats).values<double>()[0] * scale;
+  ops::add_sum(stream, nats, scale, step_sums_.row_range(0, 1));
   if (!model_.reports.empty()) {  // the counts of all layers in one collective; every router's backward reads them
     mesh_.world().all_reduce(stream, runtime_.profiler, {"routing.counts"}, model_.totals->micro(), Reduce::sum, When::now).wait(stream);
     model_.totals->end_micro(stream);
@@ -167,22 +162,28 @@ void Trainer::micro_step(Index micro, double scale) {
 /// Sums over ranks, in one collective: the loss, the auxiliary losses of each layer, what was dropped.
 void Trainer::sum_reports(StepReport& report) {
   const auto layers = model_.reports.size();
-  const Tensor sums = Tensor::zeros(runtime_.stream, {1 + 2 * static_cast<Index>(layers) + 8}, DType::f64);
-  auto values = sums.values<double>();
-  const auto mine = step_sums_.values<double>();
-  std::copy(mine.begin(), mine.end(), values.begin());
+  Stream& stream = runtime_.stream();
+  const Tensor all_drops = Tensor::zeros(stream, {8}, DType::i64);
   for (const auto& layer : model_.reports) {
-    auto drops = layer->drops.values<std::int64_t>();
-    for (std::size_t i = 0; i < 8; ++i) values[mine.size() + i] += static_cast<double>(drops[i]);
-    std::fill(drops.begin(), drops.end(), 0);
+    ops::add_counts(stream, layer->drops, all_drops);
+    stream.set(layer->drops.raw(), 0, layer->drops.bytes());
   }
-  mesh_.world().all_reduce(runtime_.stream, runtime_.profiler, {"metrics"}, sums, Reduce::sum, When::now).wait(runtime_.stream);
+  const Tensor own_sums = step_sums_.to(stream, Device{});
+  const Tensor own_drops = all_drops.to(stream, Device{});
+  const Tensor step_counts = model_.totals->step().to(stream, Device{});
+  const auto mine = own_sums.values<double>();
+  const auto drops = own_drops.values<std::int64_t>();
+  const Tensor sums(runtime_.host, {own_sums.length() + own_drops.length()}, DType::f64);
+  auto values = sums.values<double>();
+  std::copy(mine.begin(), mine.end(), values.begin());
+  std::copy(drops.begin(), drops.end(), values.begin() + own_sums.length());
+  mesh_.world().all_reduce(runtime_.host, runtime_.profiler, {"metrics"}, sums, Reduce::sum, When::now).wait(runtime_.host);
   report.loss = values[0];
   const double terms = static_cast<double>(layers) * static_cast<double>(config_.data().accumulate());
   for (std::size_t layer = 0; layer < layers; ++layer) {
     report.balance_loss += values[1 + 2 * layer] / terms;
     report.z_loss += values[2 + 2 * layer] / terms;
-    const auto counts = model_.totals->step().row_range(static_cast<Index>(layer), 1).values<std::int64_t>();
+    const auto counts = step_counts.row_range(static_cast<Index>(layer), 1).values<std::int64_t>();
     report.tokens_per_expert.emplace_back(counts.begin(), counts.end());
   }
   double dropped = 0;
@@ -207,15 +208,14 @@ std::string Trainer::first_bad_values() {
     for (std::size_t b = 0; b < buffers.size(); ++b) {
       const Index count = gradients_->share(b).elements();
       for (const OwnPiece& piece : pieces_of(buffers[b], static_cast<Index>(b), gradients_->first(b), count)) {
-        if (!finite(values(b, piece))) bad.see(fmt::format("{:06d} {}", buffers[b].group, piece.name));
+        if (!finite(runtime_.stream(), values(b, piece))) bad.see(fmt::format("{:06d} {}", buffers[b].group, piece.name));
       }
     }
     BadValues all;
-    for (const std::string& each : gather_texts(mesh_.world(), runtime_.profiler, runtime_.stream, bad.first)) {
+    for (const std::string& each : gather_texts(mesh_.world(), runtime_.profiler, bad.first)) {
       if (!each.empty() && (all.first.empty() || each < all.first)) all.first = each;
     }
-    for (const std::string& each : gather_texts(mesh_.world(), runtime_.profiler, runtime_.stream, bad.last))
-      all.last = std::max(all.last, each);
+    for (const std::string& each : gather_texts(mesh_.world(), runtime_.profiler, bad.last)) all.last = std::max(all.last, each);
     if (!all.first.empty()) all = {all.first.substr(7), all.last.substr(7)};
     return all;
   };
@@ -240,7 +240,7 @@ void Trainer::give_up(const StepReport& report) {
 }
 
 Evaluation Trainer::validate(const Validation& data, const Tokenizer& tokenizer) {
-  return evaluate(runtime_.stream, runtime_.profiler, mesh_, model_, data, tokenizer);
+  return evaluate(runtime_.stream(), runtime_.profiler, mesh_, model_, data, tokenizer);
 }
 
 std::vector<State*> Trainer::states() {
@@ -271,8 +271,9 @@ void Trainer::resume(const std::string& checkpoint) {
   check_input(from.precision() == state_.precision(), "the checkpoint ", checkpoint, " was trained in ", from.precision(),
               ", this run is in ", state_.precision(), "; set run.precision=", from.precision(),
               ", or start from its weights with init.checkpoint");
-  load_model(runtime_.stream, checkpoint, *model_.parameters, states(), config_.model().experts(), config_.model().tied_output(), nullptr);
-  load_optimizer(checkpoint, from, *model_.parameters, mesh_, *optimizer_);
+  load_model(runtime_.stream(), checkpoint, *model_.parameters, states(), config_.model().experts(), config_.model().tied_output(),
+             nullptr);
+  load_optimizer(runtime_.stream(), checkpoint, from, *model_.parameters, mesh_, *optimizer_);
   state_.set_step(from.step());
   state_.set_tokens(from.tokens());
   state_.set_sequences_consumed(from.sequences_consumed());
@@ -282,7 +283,7 @@ void Trainer::resume(const std::string& checkpoint) {
 }
 
 void Trainer::start_from(const std::string& checkpoint) {
-  load_model(runtime_.stream, checkpoint, *model_.parameters, states(), config_.model().experts(), config_.model().tied_output(),
+  load_model(runtime_.stream(), checkpoint, *model_.parameters, states(), config_.model().experts(), config_.model().tied_output(),
              optimizer_.get());
 }
 

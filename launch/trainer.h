@@ -70,7 +70,7 @@ class Trainer {
   void sum_reports(StepReport&);
   [[noreturn]] void give_up(const StepReport&);
   std::string first_bad_values();
-  Context outside_of_steps(const Tokens& none) { return Context{runtime_.stream, runtime_.profiler, none}; }
+  Context outside_of_steps(const Tokens& none) { return Context{runtime_.stream(), runtime_.profiler, none}; }
   std::vector<State*> states();
 
   RankRuntime& runtime_;

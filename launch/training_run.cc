@@ -10,6 +10,7 @@
 #include "comm/text.h"
 #include "core/data/tokenizer.h"
 #include "core/device/cpu.h"
+#include "core/device/gpu.h"
 #include "core/ops/matmul.h"
 #include "launch/append_file.h"
 #include "launch/checkpoint_config.h"
@@ -69,12 +70,12 @@ class Run {
  private:
   /// What can be wrong with what was given is found before anything is made, and told once.
   void prepare() {
-    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
+    agree(*runtime_.world, runtime_.profiler, [&] {
       config_ = resolve(with_initial_checkpoint(load_config(options_.config, options_.settings)), runtime_.size);
       check_trainable(config_);
     });
     start_watchdog(runtime_, config_.run().watchdog_seconds(), "");
-    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
+    agree(*runtime_.world, runtime_.profiler, [&] {
       tokenizer_ = open_tokenizer(config_.data().tokenizer());
       check_input(tokenizer_->vocabulary() <= config_.model().vocabulary(), "model.vocabulary is ", config_.model().vocabulary(),
                   " and data.tokenizer has ", tokenizer_->vocabulary(), " ids; set model.vocabulary=", tokenizer_->vocabulary());
@@ -85,16 +86,16 @@ class Run {
       }
     });
     if (options_.only_steps()) return;
-    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
+    agree(*runtime_.world, runtime_.profiler, [&] {
       if (runtime_.rank == 0) run_dir_ = make_run_directory(options_.run_dir, options_.config);
     });
-    run_dir_ = broadcast_text(*runtime_.world, runtime_.profiler, runtime_.stream, run_dir_);
+    run_dir_ = broadcast_text(*runtime_.world, runtime_.profiler, run_dir_);
     start_watchdog(runtime_, config_.run().watchdog_seconds(), run_dir_);
     std::vector<std::string> words;
     if (options_.resume == "auto") {
-      from_ = newest_intact_checkpoint(*runtime_.world, runtime_.profiler, runtime_.stream, run_dir_ + "/checkpoints", words);
+      from_ = newest_intact_checkpoint(*runtime_.world, runtime_.profiler, run_dir_ + "/checkpoints", words);
     }
-    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] {
+    agree(*runtime_.world, runtime_.profiler, [&] {
       if (runtime_.rank != 0 || options_.resume == "auto") return;
       if (options_.resume == "never") {
         const std::string aside = set_earlier_run_aside(run_dir_);
@@ -107,7 +108,7 @@ class Run {
         check_input(damage.empty(), "", from_, " is damaged: ", damage, "; --resume auto takes the newest one that is whole");
       }
     });
-    from_ = broadcast_text(*runtime_.world, runtime_.profiler, runtime_.stream, from_);
+    from_ = broadcast_text(*runtime_.world, runtime_.profiler, from_);
     for (const std::string& line : words) log_.line(line);
   }
 
@@ -115,7 +116,7 @@ class Run {
   bool finished() {
     if (from_.empty()) return false;
     Index done = 0;
-    agree(*runtime_.world, runtime_.profiler, runtime_.stream, [&] { done = read_state(from_).step(); });
+    agree(*runtime_.world, runtime_.profiler, [&] { done = read_state(from_).step(); });
     const Index steps = config_.run().steps();
     if (done < steps) return false;
     log_.line(fmt::format("nothing to do: {} has {} steps done and run.steps is {}; raise run.steps to go on", from_, done, steps));
@@ -124,16 +125,17 @@ class Run {
 
   void set_up() {
     threads_ = choose_threads(runtime_, config_.run().threads());
+    config_.mutable_run()->set_device(choose_device(runtime_, config_.run().device()));
     const bool automatic = config_.run().precision() == RunConfig::Precision::auto_;
     compute_ = choose_precision(runtime_, config_.run().precision());
     config_.mutable_run()->set_precision(compute_ == DType::bf16 ? RunConfig::Precision::bf16 : RunConfig::Precision::f32);
     config_.mutable_run()->set_threads(threads_);
-    const auto hosts = gather_texts(*runtime_.world, runtime_.profiler, runtime_.stream, host_name());
-    const auto cores = gather_texts(*runtime_.world, runtime_.profiler, runtime_.stream, allowed_cores());
+    const auto hosts = gather_texts(*runtime_.world, runtime_.profiler, host_name());
+    const auto cores = gather_texts(*runtime_.world, runtime_.profiler, allowed_cores());
     const MeshShape shape{static_cast<int>(config_.mesh().expert()), static_cast<int>(config_.mesh().data())};
     mesh_ = std::make_unique<Mesh>(std::move(runtime_.world), shape);
     resident_at_start_ = resident_bytes();
-    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {  // what does not fit the data is found alike
+    agree(mesh_->world(), runtime_.profiler, [&] {  // what does not fit the data is found alike
       if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
       trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_,
                                            tokenizer_->end_of_text(), probe_ ? probe_->hooks() : TrainHooks());
@@ -145,36 +147,37 @@ class Run {
                                                  mesh_->batch_shards());
     }
     if (options_.only_steps()) return;
-    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
+    agree(mesh_->world(), runtime_.profiler, [&] {
       if (runtime_.rank == 0) log_.open(run_dir_);
     });
     RunFacts facts;
     facts.mpi = MpiRuntime::launched() ? "Open MPI" : "none (a single process)";
     facts.processor = processor_name();
+    facts.device = runtime_.gpu ? gpu_name(runtime_.gpu->device()) : "the processor";
     facts.precision = compute_ == DType::bf16 ? "bf16" : "f32";
     if (automatic)
-      facts.precision += compute_ == DType::bf16 ? " (auto: the processor has it in hardware)" : " (auto: no bf16 in hardware)";
+      facts.precision += compute_ == DType::bf16 ? " (auto: " + facts.device + " has it in hardware)" : " (auto: no bf16 in hardware)";
     facts.layout = fmt::format("{} rank{}: expert {} x data {}", mesh_->size(), mesh_->size() == 1 ? "" : "s", shape.expert, shape.data);
     facts.threads = threads_;
     facts.hosts = hosts;
     facts.cores = cores;
     facts.command = options_.command;
     log_.file_line(environment_block(facts));
-    log_.line(
-        fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, facts.processor, threads_, threads_ == 1 ? "" : "s"));
+    log_.line(fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, runtime_.gpu ? facts.device : facts.processor,
+                          threads_, threads_ == 1 ? "" : "s"));
     log_.line(model_summary(shape_from_config(config_)));
     if (trainer_->model().sees_later_tokens) {
       log_.line("training sees later tokens: what becomes of a token depends on some after it; validation and generation are without that");
     }
-    if (!ops::rows_are_invariant(runtime_.stream, compute_)) {
-      log_.line("this processor's matrix products change with the rows beside a row: other layouts agree to rounding, not bit by bit");
+    if (!ops::rows_are_invariant(runtime_.stream(), compute_)) {
+      log_.line("this device's matrix products change with the rows beside a row: other layouts agree to rounding, not bit by bit");
     }
   }
 
   void go_on_or_start() {
     const std::string folder = run_dir_ + "/checkpoints";
     std::vector<std::string> left;
-    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
+    agree(mesh_->world(), runtime_.profiler, [&] {
       if (!from_.empty()) {
         trainer_->resume(from_);
       } else if (!config_.init().checkpoint().empty()) {
@@ -196,7 +199,7 @@ class Run {
     settings.keep_every = config_.checkpoint().keep_every();
     settings.wide = config_.checkpoint().weights() == RunConfig::Weights::f32;
     settings.background = config_.checkpoint().async();
-    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
+    agree(mesh_->world(), runtime_.profiler, [&] {
       if (runtime_.rank == 0) settings.texts = checkpoint_texts(config_, settings.wide ? DType::f32 : compute_, *tokenizer_);
     });
     checkpoints_ = std::make_unique<CheckpointWriter>(settings);
@@ -222,7 +225,8 @@ class Run {
     }
     progress.step(report.step, report.loss, metrics.tokens_per_second(), metrics.step_seconds());
     if (!memory_shown_) {
-      log_.line(memory_table(shape_from_config(config_), config_, compute_, peak_resident_bytes() - resident_at_start_));
+      log_.line(memory_table(shape_from_config(config_), config_, compute_,
+                             peak_memory_bytes(runtime_) - (runtime_.gpu ? 0 : resident_at_start_)));
       memory_shown_ = true;
     }
     const Signs signs = exchange_signs();
@@ -241,8 +245,8 @@ class Run {
   };
   Signs exchange_signs() {
     const bool waiting = checkpoints_->pending() && !checkpoints_->written();
-    const Tensor largest = Tensor::of<std::int64_t>(runtime_.stream, {2}, std::vector<std::int64_t>{stop_.pending(), waiting ? 1 : 0});
-    mesh_->world().all_reduce(runtime_.stream, runtime_.profiler, {"signs"}, largest, Reduce::max, When::now).wait(runtime_.stream);
+    const Tensor largest = Tensor::of<std::int64_t>(runtime_.host, {2}, std::vector<std::int64_t>{stop_.pending(), waiting ? 1 : 0});
+    mesh_->world().all_reduce(runtime_.host, runtime_.profiler, {"signs"}, largest, Reduce::max, When::now).wait(runtime_.host);
     return {static_cast<int>(largest.values<std::int64_t>()[0]), checkpoints_->pending() && largest.values<std::int64_t>()[1] == 0};
   }
 
@@ -278,7 +282,7 @@ class Run {
 
   /// Trains from the first step to the last, writing only what verify-layout compares.
   void probe_steps() {
-    agree(mesh_->world(), runtime_.profiler, runtime_.stream, [&] {
+    agree(mesh_->world(), runtime_.profiler, [&] {
       if (!config_.init().checkpoint().empty()) trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
     });
     while (trainer_->steps_done() < config_.run().steps()) {

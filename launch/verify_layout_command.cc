@@ -97,7 +97,7 @@ std::vector<std::string> common_settings(const Options& options) {
   std::vector<std::string> settings;
   // A warm-up that was meant for a long run would not fit into these steps.
   for (const char* field : {"optimizer.warmup_steps", "optimizer.decay_steps"}) settings.push_back(std::string(field) + "=");
-  settings.insert(settings.end(), {"run.precision=f32", "run.threads=1"});  // threads: many ranks share the cores
+  settings.insert(settings.end(), {"run.precision=f32", "run.threads=1", "run.device=cpu"});  // threads: many ranks share the cores
   settings.insert(settings.end(), options.settings.begin(), options.settings.end());
   settings.push_back(fmt::format("run.steps={}", options.steps));
   return settings;
@@ -113,6 +113,8 @@ std::vector<std::string> settings_of(const std::vector<std::string>& common, con
 /// Throws what a layout's run would say, before any runs.
 void check_layout(const Options& options, const std::vector<std::string>& common, const Layout& layout) {
   const RunConfig config = load_config(options.config, settings_of(common, layout));
+  check_input(config.run().device() != RunConfig::Device::cuda,
+              "run.device is 'cuda', but layouts of several ranks run on processors only: take run.device=cpu");
   try {
     check_trainable(resolve(with_initial_checkpoint(config), layout.ranks()));
   } catch (const InputError& error) {

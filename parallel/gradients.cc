@@ -53,14 +53,14 @@ GradientReducer::Norms GradientReducer::norms(Context& context) {
   const Tensor squares = Tensor::zeros(context.stream, {3}, DType::f64);
   for (std::size_t b = 0; b < store_.buffers().size(); ++b) {
     for (const SharePart& part : parts_of_share(store_.buffers()[b], first(b), shares_[b].elements())) {
-      const Tensor square = ops::squared_norm(context.stream, shares_[b].row_range(part.in_share, part.count));
       const bool router = part.parameter->rate == RateClass::router;
-      const std::size_t which = part.parameter->kind == ParamKind::expert ? 2 : router ? 1 : 0;
-      squares.values<double>()[which] += square.values<double>()[0];
+      const Index which = part.parameter->kind == ParamKind::expert ? 2 : router ? 1 : 0;
+      ops::add_squared_norm(context.stream, shares_[b].row_range(part.in_share, part.count), squares.row_range(which, 1));
     }
   }
   mesh_.world().all_reduce(context.stream, context.profiler, {"gradient.norm"}, squares, Reduce::sum, When::now).wait(context.stream);
-  const auto sums = squares.values<double>();
+  const Tensor on_host = squares.to(context.stream, Device{});
+  const auto sums = on_host.values<double>();
   return {std::sqrt(sums[0] + sums[1] + sums[2]), std::sqrt(sums[0]), std::sqrt(sums[1]), std::sqrt(sums[2])};
 }
 

@@ -25,8 +25,7 @@ ShardedAdamW::ShardedAdamW(Stream& stream, ParameterStore& store, Mesh& mesh, Gr
     share.master = buffer.value.dtype() == DType::f32 ? own : Tensor::zeros(stream, own.shape());
     const Index begin = own.elements() * mesh.replicas(buffer.kind).rank();
     for (const SharePart& part : parts_of_share(buffer, begin, own.elements())) {
-      const Tensor master = share.master.row_range(part.in_share, part.count);
-      initial_values(*part.parameter, init_seed, part.in_parameter, master.values<float>());
+      fill_initial(stream, *part.parameter, init_seed, part.in_parameter, share.master.row_range(part.in_share, part.count));
     }
     shares_.push_back(std::move(share));
   }

@@ -1,7 +1,8 @@
 #include "core/data/loader.h"
 
 #include <algorithm>
-#include <utility>
+#include <span>
+#include <vector>
 
 #include "core/permutation.h"
 
@@ -9,16 +10,25 @@ namespace yard {
 
 namespace {
 
-/// Tensors of a batch on the host, rows to be filled.
-Tokens blank(Stream& stream, Index sequences, Index length) {
+/// A batch whose rows are filled on the host.
+struct HostBatch {
   Tokens tokens;
-  tokens.sequences = sequences;
-  tokens.length = length;
-  tokens.ids = Tensor(stream, {sequences * length}, DType::i32);
-  tokens.positions = Tensor(stream, {sequences * length}, DType::i32);
-  tokens.targets = Tensor(stream, {sequences * length}, DType::i32);
-  return tokens;
-}
+  std::vector<std::int32_t> ids, positions, targets;
+  HostBatch(Index sequences, Index length) {
+    tokens.sequences = sequences;
+    tokens.length = length;
+    for (auto* rows : {&ids, &positions, &targets}) rows->assign(static_cast<std::size_t>(tokens.rows()), -1);
+  }
+  Tokens on(Stream& stream) {
+    const auto tensor = [&](const std::vector<std::int32_t>& rows) { return Tensor::of<std::int32_t>(stream, {tokens.rows()}, rows); };
+    tokens.ids = tensor(ids);
+    tokens.positions = tensor(positions);
+    tokens.targets = tensor(targets);
+    return tokens;
+  }
+  /// The positions of `count` rows from `begin` on.
+  std::span<std::int32_t> positions_of(std::size_t begin, std::size_t count) { return std::span(positions).subspan(begin, count); }
+};
 
 /// Distances from the start of the document, or of the window when the document began before it. `first` is the stream position of the
 /// window's first row; `ends` are positions one past documents' last tokens.
@@ -65,24 +75,21 @@ Tokens Loader::batch(Stream& stream, Index step, Index micro) const {
   const Index length = options_.length;
   const Index everywhere = options_.global_batch / options_.accumulate;
   const Index mine = everywhere / shards_;
-  Tokens tokens = blank(stream, mine, length);
-  tokens.first_sequence = first_sequence(step) + micro * everywhere + shard_ * mine;
-  tokens.sequences_everywhere = everywhere;
-  const auto ids = tokens.ids.values<std::int32_t>();
-  const auto positions = tokens.positions.values<std::int32_t>();
-  const auto targets = tokens.targets.values<std::int32_t>();
+  HostBatch batch(mine, length);
+  batch.tokens.first_sequence = first_sequence(step) + micro * everywhere + shard_ * mine;
+  batch.tokens.sequences_everywhere = everywhere;
   std::vector<std::int32_t> text(static_cast<std::size_t>(length) + 1);
   for (Index row = 0; row < mine; ++row) {
-    const Window window = at(tokens.first_sequence + row);
+    const Window window = at(batch.tokens.first_sequence + row);
     stream_->copy(window.first, text);
     const auto begin = static_cast<std::size_t>(row * length);
     const auto size = static_cast<std::size_t>(length);
-    std::copy(text.begin(), text.end() - 1, ids.begin() + row * length);
-    std::copy(text.begin() + 1, text.end(), targets.begin() + row * length);
-    fill_positions(ids.subspan(begin, size), window.first, stream_->document_ends(), options_.end_of_text, options_.document_mask,
-                   positions.subspan(begin, size));
+    std::copy(text.begin(), text.end() - 1, batch.ids.begin() + row * length);
+    std::copy(text.begin() + 1, text.end(), batch.targets.begin() + row * length);
+    fill_positions(std::span(batch.ids).subspan(begin, size), window.first, stream_->document_ends(), options_.end_of_text,
+                   options_.document_mask, batch.positions_of(begin, size));
   }
-  return tokens;
+  return batch.on(stream);
 }
 
 Validation::Validation(std::shared_ptr<const TokenStream> stream, Index length, Index windows, Index sequences, std::int32_t end_of_text,
@@ -108,30 +115,26 @@ Index Validation::targets() const noexcept { return std::min(stream_->length(), 
 
 Tokens Validation::batch(Stream& stream, Index pass) const {
   check(pass >= 0 && pass < passes(), "validation pass ", pass, " is outside of ", passes());
-  Tokens tokens = blank(stream, sequences_, length_);
-  tokens.first_sequence = (pass * shards_ + shard_) * sequences_;
-  tokens.sequences_everywhere = sequences_ * shards_;
-  const auto ids = tokens.ids.values<std::int32_t>();
-  const auto positions = tokens.positions.values<std::int32_t>();
-  const auto targets = tokens.targets.values<std::int32_t>();
-  std::fill(ids.begin(), ids.end(), -1);
-  std::fill(targets.begin(), targets.end(), -1);
+  HostBatch batch(sequences_, length_);
+  batch.tokens.first_sequence = (pass * shards_ + shard_) * sequences_;
+  batch.tokens.sequences_everywhere = sequences_ * shards_;
   for (Index row = 0; row < sequences_; ++row) {
-    const Index window = tokens.first_sequence + row;
+    const Index window = batch.tokens.first_sequence + row;
     const Index first = window * length_;  // of the targets; the row before it, or the end of text, is the first input
     const Index count = window < windows_ ? std::min(length_, stream_->length() - first) : 0;
     const auto begin = static_cast<std::size_t>(row * length_);
     const auto size = static_cast<std::size_t>(count);
     if (count > 0) {
-      stream_->copy(first, targets.subspan(begin, size));
-      ids[begin] = first == 0 ? end_of_text_ : stream_->token(first - 1);
-      std::copy_n(targets.begin() + row * length_, count - 1, ids.begin() + row * length_ + 1);
+      stream_->copy(first, std::span(batch.targets).subspan(begin, size));
+      batch.ids[begin] = first == 0 ? end_of_text_ : stream_->token(first - 1);
+      std::copy_n(batch.targets.begin() + row * length_, count - 1, batch.ids.begin() + row * length_ + 1);
     }
     // Row t reads token first + t - 1 of the stream, so that a document which ends at e starts again at the row whose input is token e.
-    fill_positions(ids.subspan(begin, static_cast<std::size_t>(length_)), first - 1, stream_->document_ends(), end_of_text_,
-                   document_mask_ && count > 0, positions.subspan(begin, static_cast<std::size_t>(length_)));
+    const auto whole = static_cast<std::size_t>(length_);
+    fill_positions(std::span(batch.ids).subspan(begin, whole), first - 1, stream_->document_ends(), end_of_text_,
+                   document_mask_ && count > 0, batch.positions_of(begin, whole));
   }
-  return tokens;
+  return batch.on(stream);
 }
 
 }  // namespace yard

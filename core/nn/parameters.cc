@@ -48,9 +48,8 @@ void ParameterStore::zero_gradients(Stream& stream) {
 void ParameterStore::initialise(Stream& stream, std::uint64_t seed) {
   for (auto& buffer : buffers_) {
     for (const auto& segment : buffer.segments) {
-      Tensor values(stream, segment.parameter->shape);
-      initial_values(*segment.parameter, seed, 0, values.values<float>());
-      ops::copy_into(stream, values, segment.parameter->value);
+      const Tensor& value = segment.parameter->value;
+      fill_initial(stream, *segment.parameter, seed, 0, value.reshaped({value.elements()}));
     }
   }
   changed();
@@ -78,6 +77,17 @@ void initial_values(const Parameter& parameter, std::uint64_t seed, Index first,
 #pragma omp parallel for schedule(static) if (to - from > 4096)
     for (Index i = from; i < to; ++i)
       out[static_cast<std::size_t>(i - first)] = random.normal(static_cast<std::uint64_t>(i - begin)) * deviation;
+  }
+}
+
+void fill_initial(Stream& stream, const Parameter& parameter, std::uint64_t seed, Index first, const Tensor& out) {
+  constexpr Index kBlock = Index{1} << 20;
+  std::vector<float> block;
+  for (Index done = 0; done < out.elements(); done += kBlock) {
+    const Index count = std::min(kBlock, out.elements() - done);
+    block.resize(static_cast<std::size_t>(count));
+    initial_values(parameter, seed, first + done, block);
+    ops::copy_into(stream, Tensor::of<float>(stream, {count}, block), out.row_range(done, count));
   }
 }
 

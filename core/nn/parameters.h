@@ -55,5 +55,7 @@ class ParameterStore {
 /// Elements [first, first + out.size()) of a parameter's initial value, in f32: a pure function of (seed, slice name, element of the
 /// slice).
 void initial_values(const Parameter&, std::uint64_t seed, Index first, std::span<float> out);
+/// The same where the values lie, rounded to their dtype.                                    out: (count) f32 or bf16
+void fill_initial(Stream&, const Parameter&, std::uint64_t seed, Index first, const Tensor& out);
 
 }  // namespace yard

@@ -18,6 +18,10 @@ void check_per_row(const Tensor& x, const Tensor& values, DType dtype, const cha
         ", got ", name_of(values.dtype()), " ", values.shape());
 }
 
+void check_total(const Tensor& into) {
+  check(into.dtype() == DType::f64 && into.elements() == 1, "a sum is added to one f64, got ", name_of(into.dtype()), " ", into.shape());
+}
+
 void check_f32(const Tensor& x, const char* what) { check(x.dtype() == DType::f32, what, " takes f32, got ", name_of(x.dtype())); }
 
 }  // namespace
@@ -70,18 +74,16 @@ void copy_into(Stream& stream, const Tensor& from, const Tensor& to) {
   dispatch(stream.device(), [&](auto on) { kernels::copy_into(on, stream, from, to); });
 }
 
-Tensor squared_norm(Stream& stream, const Tensor& x) {
-  check_f32(x, "squared_norm");
-  Tensor y(stream, {1}, DType::f64);
-  dispatch(stream.device(), [&](auto on) { kernels::squared_norm(on, stream, x, y); });
-  return y;
+void add_squared_norm(Stream& stream, const Tensor& x, const Tensor& into) {
+  check_f32(x, "add_squared_norm");
+  check_total(into);
+  dispatch(stream.device(), [&](auto on) { kernels::add_squared_norm(on, stream, x, into); });
 }
 
-Tensor sum(Stream& stream, const Tensor& x) {
-  check_f32(x, "sum");
-  Tensor y(stream, {1}, DType::f64);
-  dispatch(stream.device(), [&](auto on) { kernels::sum(on, stream, x, y); });
-  return y;
+void add_sum(Stream& stream, const Tensor& x, double factor, const Tensor& into) {
+  check_f32(x, "add_sum");
+  check_total(into);
+  dispatch(stream.device(), [&](auto on) { kernels::add_sum(on, stream, x, factor, into); });
 }
 
 Tensor all_finite(Stream& stream, const Tensor& x) {
@@ -246,14 +248,14 @@ void copy_into(Cpu, Stream&, const Tensor& from, const Tensor& to) {
   });
 }
 
-void squared_norm(Cpu, Stream& stream, const Tensor& x, const Tensor& y) {
+void add_squared_norm(Cpu, Stream& stream, const Tensor& x, const Tensor& into) {
   const float* v = x.data<float>();
-  *y.data<double>() = block_sum(stream, x.elements(), [v](Index i) { return static_cast<double>(v[i]) * static_cast<double>(v[i]); });
+  *into.data<double>() += block_sum(stream, x.elements(), [v](Index i) { return static_cast<double>(v[i]) * static_cast<double>(v[i]); });
 }
 
-void sum(Cpu, Stream& stream, const Tensor& x, const Tensor& y) {
+void add_sum(Cpu, Stream& stream, const Tensor& x, double factor, const Tensor& into) {
   const float* v = x.data<float>();
-  *y.data<double>() = block_sum(stream, x.elements(), [v](Index i) { return static_cast<double>(v[i]); });
+  *into.data<double>() += factor * block_sum(stream, x.elements(), [v](Index i) { return static_cast<double>(v[i]); });
 }
 
 void all_finite(Cpu, Stream&, const Tensor& x, const Tensor& y) {

@@ -76,24 +76,32 @@ struct Squared {
 };
 
 /// sums[block] = the sum of term(value) over the block's values, in an order that only their number decides.
-template <class Term, class X>
-__global__ void sum_block(const X* x, Index count, Index block_values, double* sums) {
-  const Index first = blockIdx.x * block_values;
-  const Index last = first + block_values < count ? first + block_values : count;
+template <class Term>
+__global__ void sum_block(const float* x, Index count, double* sums) {
+  const Index first = blockIdx.x * kBlockValues;
+  const Index last = first + kBlockValues < count ? first + kBlockValues : count;
   double sum = 0;
   for (Index i = first + threadIdx.x; i < last; i += blockDim.x) sum += Term{}(static_cast<double>(x[i]));
   sum = block_reduce(sum);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-/// y = the f64 sum of term(value).
+/// into += factor times the sum; one block.
+__global__ void add_total(const double* sums, Index count, double factor, double* into) {
+  double sum = 0;
+  for (Index i = threadIdx.x; i < count; i += blockDim.x) sum += sums[i];
+  sum = block_reduce(sum);
+  if (threadIdx.x == 0) *into += factor * sum;
+}
+
+/// into += factor times the f64 sum of term(value).
 template <class Term>
-void sum_values(Stream& stream, const Tensor& x, const Tensor& y) {
-  const Index blocks = x.elements() == 0 ? 1 : blocks_for(x.elements(), kBlockValues);
+void add_sum_of(Stream& stream, const Tensor& x, double factor, const Tensor& into) {
+  const Index blocks = blocks_for(x.elements(), kBlockValues);
   const Tensor partial(stream, {blocks}, DType::f64);
-  launch(sum_block<Term, float>, static_cast<unsigned>(blocks), kBlockThreads, stream, on_device<float>(x), x.elements(), kBlockValues,
+  launch(sum_block<Term>, static_cast<unsigned>(blocks), kBlockThreads, stream, on_device<float>(x), x.elements(),
          on_device<double>(partial));
-  launch(sum_block<Itself, double>, 1, kBlockThreads, stream, on_device<double>(partial), blocks, blocks, on_device<double>(y));
+  launch(add_total, 1, kBlockThreads, stream, on_device<double>(partial), blocks, factor, on_device<double>(into));
 }
 
 __global__ void set_one(std::int32_t* y) { *y = 1; }
@@ -202,9 +210,9 @@ void copy_into(Cuda, Stream& stream, const Tensor& from, const Tensor& to) {
   });
 }
 
-void squared_norm(Cuda, Stream& stream, const Tensor& x, const Tensor& y) { sum_values<Squared>(stream, x, y); }
+void add_squared_norm(Cuda, Stream& stream, const Tensor& x, const Tensor& into) { add_sum_of<Squared>(stream, x, 1, into); }
 
-void sum(Cuda, Stream& stream, const Tensor& x, const Tensor& y) { sum_values<Itself>(stream, x, y); }
+void add_sum(Cuda, Stream& stream, const Tensor& x, double factor, const Tensor& into) { add_sum_of<Itself>(stream, x, factor, into); }
 
 void all_finite(Cuda, Stream& stream, const Tensor& x, const Tensor& y) {
   check(x.dtype() == DType::f32 || x.dtype() == DType::bf16, "all_finite takes f32 or bf16, got ", name_of(x.dtype()));

@@ -20,10 +20,10 @@ Tensor row_dot(Stream&, const Tensor& a, const Tensor& b);
 Tensor cast(Stream&, const Tensor& x, DType to);
 /// Copies values into `to`, rounding where dtypes differ.          from, to: the same number of elements
 void copy_into(Stream&, const Tensor& from, const Tensor& to);
-/// Sum of squares in f64, in an order that does not depend on the threads.   x: f32; result: (1) f64
-Tensor squared_norm(Stream&, const Tensor& x);
-/// Sum in f64, in an order that does not depend on the threads.              x: f32; result: (1) f64
-Tensor sum(Stream&, const Tensor& x);
+/// into += the sum of squares, in f64 and an order that does not depend on the threads.                 x: f32  into: (1) f64
+void add_squared_norm(Stream&, const Tensor& x, const Tensor& into);
+/// into += factor times the sum, in f64 and an order that does not depend on the threads.               x: f32  into: (1) f64
+void add_sum(Stream&, const Tensor& x, double factor, const Tensor& into);
 /// Whether every value is finite.                                            result: (1) i32, 1 or 0
 Tensor all_finite(Stream&, const Tensor& x);
 /// Inverted dropout: keeps each value with probability 1 - rate, times 1/(1 - rate). Value (i, c) is kept by draw c of the generator of
@@ -37,8 +37,8 @@ void scaled(Cpu, Stream&, const Tensor& x, float factor, const Tensor& y);
 void scale_rows(Cpu, Stream&, const Tensor& x, const Tensor& gate, const Tensor& y);
 void row_dot(Cpu, Stream&, const Tensor& a, const Tensor& b, const Tensor& y);
 void copy_into(Cpu, Stream&, const Tensor& from, const Tensor& to);
-void squared_norm(Cpu, Stream&, const Tensor& x, const Tensor& y);
-void sum(Cpu, Stream&, const Tensor& x, const Tensor& y);
+void add_squared_norm(Cpu, Stream&, const Tensor& x, const Tensor& into);
+void add_sum(Cpu, Stream&, const Tensor& x, double factor, const Tensor& into);
 void all_finite(Cpu, Stream&, const Tensor& x, const Tensor& y);
 void dropout(Cpu, Stream&, const Tensor& x, float rate, std::uint64_t key, const Tensor& row_key, const Tensor& y);
 void fill(Cuda, Stream&, const Tensor& x, float value);
@@ -47,8 +47,8 @@ void scaled(Cuda, Stream&, const Tensor& x, float factor, const Tensor& y);
 void scale_rows(Cuda, Stream&, const Tensor& x, const Tensor& gate, const Tensor& y);
 void row_dot(Cuda, Stream&, const Tensor& a, const Tensor& b, const Tensor& y);
 void copy_into(Cuda, Stream&, const Tensor& from, const Tensor& to);
-void squared_norm(Cuda, Stream&, const Tensor& x, const Tensor& y);
-void sum(Cuda, Stream&, const Tensor& x, const Tensor& y);
+void add_squared_norm(Cuda, Stream&, const Tensor& x, const Tensor& into);
+void add_sum(Cuda, Stream&, const Tensor& x, double factor, const Tensor& into);
 void all_finite(Cuda, Stream&, const Tensor& x, const Tensor& y);
 void dropout(Cuda, Stream&, const Tensor& x, float rate, std::uint64_t key, const Tensor& row_key, const Tensor& y);
 }  // namespace kernels

@@ -4,8 +4,8 @@
 
 namespace yard::ops {
 
-/// A stable sort of small keys by counting: order[j] is the entry that comes j-th; entries with key -1 are left out, and the tail of
-/// `order` beyond offsets[keys] is unused. Stable: equal keys keep their order.      key: (S) i32 in [-1, keys)
+/// A stable sort of small keys by counting: order[j] is the entry that comes j-th. Equal keys keep their order; entries with key -1 come
+/// last, beyond offsets[keys].                                                       key: (S) i32 in [-1, keys)
 struct Grouped {
   Tensor order;    // (S) i32
   Tensor offsets;  // (keys + 1) i32: the entries of key k are order[offsets[k], offsets[k + 1])

@@ -11,8 +11,8 @@
 namespace yard::bench {
 
 double slowest(RankRuntime& runtime, Communicator& world, double seconds) {
-  const Tensor most = Tensor::of<double>(runtime.stream, {1}, std::vector<double>{seconds});
-  world.all_reduce(runtime.stream, runtime.profiler, {"bench"}, most, Reduce::max, When::now).wait(runtime.stream);
+  const Tensor most = Tensor::of<double>(runtime.host, {1}, std::vector<double>{seconds});
+  world.all_reduce(runtime.host, runtime.profiler, {"bench"}, most, Reduce::max, When::now).wait(runtime.host);
   return most.data<double>()[0];
 }
 
@@ -41,7 +41,7 @@ std::vector<double> time_runs(RankRuntime& runtime, Communicator& world, const O
 ops::host::Floor common_floor(RankRuntime& runtime, Communicator& world, const Options& options,
                               std::span<const ops::host::FloorProduct> products, DType dtype) {
   world.barrier(runtime.profiler, {"bench"});
-  ops::host::Floor floor = ops::host::product_floor(runtime.stream, products, dtype, static_cast<int>(options.repeat));
+  ops::host::Floor floor = ops::host::product_floor(runtime.stream(), products, dtype, static_cast<int>(options.repeat));
   floor.seconds = slowest(runtime, world, floor.seconds);
   return floor;
 }

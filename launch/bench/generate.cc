@@ -75,9 +75,9 @@ void generate(RankRuntime& runtime, const Options& options, const RunConfig& con
   const int threads = choose_threads(runtime, options.threads);
   const DType dtype = choose_precision(runtime, config.run().precision());
   Mesh mesh(std::move(runtime.world), {static_cast<int>(config.mesh().expert()), static_cast<int>(config.mesh().data())});
-  Model model = build_model(config, mesh, runtime.stream, dtype);
-  model.allocate(runtime.stream, mesh, false);
-  model.parameters->initialise(runtime.stream, config.init().seed());
+  Model model = build_model(config, mesh, runtime.stream(), dtype);
+  model.allocate(runtime.stream(), mesh, false);
+  model.parameters->initialise(runtime.stream(), config.init().seed());
 
   const Random random(1);
   Generator generator(runtime, mesh.world(), *model.transformer, Sampling(), -1);

@@ -27,7 +27,7 @@ void layer(RankRuntime& runtime, const Options& options, const RunConfig& config
   const ModelShape shape = shape_from_config(config);
   const int threads = choose_threads(runtime, options.threads);
   const DType dtype = choose_precision(runtime, config.run().precision());
-  Stream& stream = runtime.stream;
+  Stream& stream = runtime.stream();
   Mesh mesh(std::move(runtime.world), {static_cast<int>(config.mesh().expert()), static_cast<int>(config.mesh().data())});
   Model model;
   model.totals = std::make_unique<RoutingTotals>(stream, 1, shape.experts);

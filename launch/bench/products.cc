@@ -32,7 +32,7 @@ std::vector<Index> rows_by_expert(Index rows, Index experts, double spread) {
 /// One group of products, our way and the floor's, for the three directions.
 void measure(RankRuntime& runtime, Communicator& world, const Options& options, DType dtype, const std::string& name,
              const std::vector<Index>& rows, Index in, Index out, std::vector<Result>& results) {
-  Stream& stream = runtime.stream;
+  Stream& stream = runtime.stream();
   const Index all = std::accumulate(rows.begin(), rows.end(), Index{0});
   const auto groups = static_cast<Index>(rows.size());
   const Tensor x = Tensor::zeros(stream, {all, in}, dtype);

@@ -179,13 +179,13 @@ std::string find_checkpoint(const std::string& path) {
              "; name a run directory, a folder such as RUN/checkpoints/step-00000100, or a Hugging Face directory");
 }
 
-std::string newest_intact_checkpoint(Communicator& world, Profiler& profiler, Stream& stream, const std::string& folder,
+std::string newest_intact_checkpoint(Communicator& world, Profiler& profiler, const std::string& folder,
                                      std::vector<std::string>& skipped) {
   std::string names;
   if (world.rank() == 0) {
     for (const std::int64_t step : complete_steps(folder)) names.append(checkpoint_name(step)).append(" ");
   }
-  std::istringstream candidates(broadcast_text(world, profiler, stream, names));
+  std::istringstream candidates(broadcast_text(world, profiler, names));
   for (std::string name; candidates >> name;) {
     const std::string path = fmt::format("{}/{}", folder, name);
     std::string damage;
@@ -199,7 +199,7 @@ std::string newest_intact_checkpoint(Communicator& world, Profiler& profiler, St
       damage = error.what();
     }
     damage = [&] {
-      for (const std::string& each : gather_texts(world, profiler, stream, damage)) {
+      for (const std::string& each : gather_texts(world, profiler, damage)) {
         if (!each.empty()) return each;
       }
       return std::string();

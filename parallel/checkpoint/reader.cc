@@ -87,6 +87,16 @@ class ModelFiles {
   std::map<std::string, std::string> where_;
 };
 
+/// Fills values by `read`, which writes host memory, wherever they lie.
+template <class Read>
+void fill(Stream& stream, const Tensor& values, const Read& read) {
+  if (values.device().type == DeviceType::cpu) return read(values);
+  const Tensor on_host = Tensor::on_host(stream, values.shape(), values.dtype());
+  read(on_host);
+  stream.copy(values.raw(), on_host.raw(), values.bytes());
+  stream.synchronize();  // what was read must live as long as that
+}
+
 /// The shape that a tensor has in its file.
 std::vector<Index> stored_shape(const std::vector<Index>& ours, const StoredPart& stored, Index experts) {
   if (stored.item < 0) return ours;
@@ -177,7 +187,7 @@ void load_model(Stream& stream, const std::string& folder, ParameterStore& store
   check_names(files, store, states, experts, tied_output);
   const auto read = [&](const std::string& name, const Tensor& out) {
     ModelFiles::Place place;
-    if (files.find(name, place)) files.read(place, out);
+    if (files.find(name, place)) fill(stream, out, [&](const Tensor& values) { files.read(place, values); });
   };
   for (std::size_t b = 0; b < store.buffers().size(); ++b) {
     const FlatBuffer& buffer = store.buffers()[b];
@@ -195,7 +205,8 @@ void load_model(Stream& stream, const std::string& folder, ParameterStore& store
   store.changed();
 }
 
-void load_optimizer(const std::string& folder, const CheckpointState& state, ParameterStore& store, Mesh& mesh, ShardedAdamW& optimizer) {
+void load_optimizer(Stream& stream, const std::string& folder, const CheckpointState& state, ParameterStore& store, Mesh& mesh,
+                    ShardedAdamW& optimizer) {
   std::map<std::string, std::vector<const CheckpointState::Piece*>> stored;
   for (const auto& piece : state.optimizer()) stored[piece.parameter()].push_back(&piece);
   Files files{fs::path(folder)};
@@ -204,7 +215,7 @@ void load_optimizer(const std::string& folder, const CheckpointState& state, Par
     const auto& share = optimizer.shares()[b];
     const Index count = buffer.value.elements() / mesh.replicas(buffer.kind).size();
     for (const OwnPiece& own : pieces_of(buffer, static_cast<Index>(b), optimizer.first(b), count)) {
-      const auto fill = [&](const std::string& kind, const Tensor& values) {
+      const auto take = [&](const std::string& kind, const Tensor& values) {
         Index filled = 0;
         for (const auto* piece : stored[own.name]) {
           const Index from = std::max<Index>(own.first, piece->first());
@@ -212,15 +223,16 @@ void load_optimizer(const std::string& folder, const CheckpointState& state, Par
           const auto file = piece->files().find(kind);
           if (from >= to || file == piece->files().end()) continue;
           const std::string key = kind + "." + own.name + (piece->whole() ? "" : "::" + std::to_string(piece->first()));
-          files.open(file->second).read_elements(key, from - piece->first(), values.row_range(own.in_share + from - own.first, to - from));
+          fill(stream, values.row_range(own.in_share + from - own.first, to - from),
+               [&](const Tensor& part) { files.open(file->second).read_elements(key, from - piece->first(), part); });
           filled += to - from;
         }
         check_input(filled == own.count, "the optimizer of ", folder, " has ", filled, " of ", own.count, " values of ", kind, ".",
                     own.name, " that are needed: it was written by another model, or start from its weights with init.checkpoint");
       };
-      fill("exp_avg", share.first);
-      fill("exp_avg_sq", share.second);
-      if (buffer.value.dtype() != DType::f32) fill("master", share.master);
+      take("exp_avg", share.first);
+      take("exp_avg_sq", share.second);
+      if (buffer.value.dtype() != DType::f32) take("master", share.master);
     }
   }
 }

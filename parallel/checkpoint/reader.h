@@ -15,6 +15,6 @@ void load_model(Stream&, const std::string& folder, ParameterStore&, const std::
                 ShardedAdamW* optimizer);
 
 /// Reads this rank's share of the optimizer's state, whatever layout wrote it. Throws InputError naming a parameter that is not complete.
-void load_optimizer(const std::string& folder, const CheckpointState&, ParameterStore&, Mesh&, ShardedAdamW&);
+void load_optimizer(Stream&, const std::string& folder, const CheckpointState&, ParameterStore&, Mesh&, ShardedAdamW&);
 
 }  // namespace yard

@@ -34,10 +34,11 @@ json write_text(const fs::path& path, const std::string& text) {
 struct Numbering {
   std::int64_t first = 0, all = 0;
 };
-Numbering number_files(Context& context, Communicator& world, std::size_t mine) {
-  const Tensor count = Tensor::of<std::int64_t>(context.stream, {1}, std::vector<std::int64_t>{static_cast<std::int64_t>(mine)});
-  const Tensor counts(context.stream, {world.size()}, DType::i64);
-  world.all_gather(context.stream, context.profiler, {"checkpoint"}, count, counts).wait(context.stream);
+Numbering number_files(Profiler& profiler, Communicator& world, std::size_t mine) {
+  Stream stream{Device{}};
+  const Tensor count = Tensor::of<std::int64_t>(stream, {1}, std::vector<std::int64_t>{static_cast<std::int64_t>(mine)});
+  const Tensor counts(stream, {world.size()}, DType::i64);
+  world.all_gather(stream, profiler, {"checkpoint"}, count, counts).wait(stream);
   Numbering result;
   for (int rank = 0; rank < world.size(); ++rank) {
     const std::int64_t each = counts.values<std::int64_t>()[static_cast<std::size_t>(rank)];
@@ -89,6 +90,18 @@ struct CheckpointWriter::Job {
       report["optimizer"].push_back(std::move(place));
     }
   }
+  /// Copies to host memory of our own what lies on a GPU, and, where training goes on meanwhile, what it would change.
+  void take_along(Stream& stream, bool training_goes_on) {
+    for (auto& [name, contents] : files) {
+      for (FileTensor& tensor : contents) {
+        if (tensor.values.device().type == DeviceType::cpu && (tensor.own || !training_goes_on)) continue;
+        const Tensor copy = Tensor::on_host(stream, tensor.values.shape(), tensor.values.dtype());
+        stream.copy(copy.raw(), tensor.values.raw(), copy.bytes());
+        tensor.values = copy;
+      }
+    }
+    stream.synchronize();
+  }
   void write() noexcept {
     try {
       for (const auto& [name, contents] : files) {
@@ -119,27 +132,23 @@ void CheckpointWriter::save(Context& context, Mesh& mesh, ParameterStore& store,
   job->path = settings_.folder + "/" + checkpoint_name(state.step()) + ".tmp";
   state.set_weights(settings_.wide ? "f32" : state.precision());
   job->state = std::move(state);
-  agree(mesh.world(), context.profiler, context.stream, [&] {
+  agree(mesh.world(), context.profiler, [&] {
     if (mesh.rank() == 0) begin_checkpoint(settings_.folder, job->state.step());
   });
   std::vector<OwnPiece> pieces;
   auto model = split_into_files(model_contents(context, mesh, store, states, optimizer, settings_.wide), settings_.largest_file);
   auto moments = split_into_files(optimizer_contents(mesh, store, optimizer, pieces), settings_.largest_file);
-  const Numbering model_numbers = number_files(context, mesh.world(), model.size());
-  const Numbering moment_numbers = number_files(context, mesh.world(), moments.size());
+  const Numbering model_numbers = number_files(context.profiler, mesh.world(), model.size());
+  const Numbering moment_numbers = number_files(context.profiler, mesh.world(), moments.size());
   job->add(std::move(model), "model", model_numbers, true);
   job->add(std::move(moments), "optimizer", moment_numbers, false);
   job->add(pieces);
   job_ = std::move(job);
+  job_->take_along(context.stream, settings_.background);
   if (!settings_.background) {
     job_->write();
     finish(context, mesh);
     return;
-  }
-  for (auto& [name, contents] : job_->files) {
-    for (FileTensor& tensor : contents) {
-      if (!tensor.own) tensor.values = tensor.values.clone(context.stream);
-    }
   }
   job_->thread = std::thread([job = job_.get()] {
     // On Linux this is the priority of the thread alone: training goes first where cores are few.
@@ -154,7 +163,7 @@ void CheckpointWriter::finish(Context& context, Mesh& mesh) {
   if (job_->thread.joinable()) job_->thread.join();
   const auto together = [&](const std::function<void()>& body) {
     try {
-      agree(mesh.world(), context.profiler, context.stream, body);
+      agree(mesh.world(), context.profiler, body);
     } catch (const AgreedError&) {  // half a checkpoint would only keep a full disk full
       std::error_code ignored;
       if (mesh.rank() == 0) fs::remove_all(job_->path, ignored);
@@ -165,7 +174,7 @@ void CheckpointWriter::finish(Context& context, Mesh& mesh) {
   together([&] {
     if (job_->failure) std::rethrow_exception(job_->failure);
   });
-  const auto reports = gather_texts(mesh.world(), context.profiler, context.stream, job_->report.dump());
+  const auto reports = gather_texts(mesh.world(), context.profiler, job_->report.dump());
   together([&] {
     if (mesh.rank() == 0) commit(reports);
   });

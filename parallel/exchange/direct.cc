@@ -1,5 +1,6 @@
 #include "parallel/exchange/direct.h"
 
+#include <algorithm>
 #include <array>
 #include <numeric>
 #include <vector>
@@ -12,13 +13,20 @@ namespace yard {
 /// Three orders meet here. Slots stand in the order of tokens; leaving rows are sorted by expert, and therefore by owner; arriving rows
 /// come source after source, each sorted by expert, and are regrouped to stand expert after expert, each in source order.
 struct DirectExchange::Plan final : ExchangePlan {
+  Index tokens = 0;
+  ops::Grouped by_expert;  // slots of each expert; unused ones come last
+  ops::Grouped by_token;   // slots of each token
+  Tensor sorted_token;     // (S) i32: the token of each slot in the order of by_expert
+  Tensor counted_rows;     // (experts + 1) i32 on the host, by_expert's offsets once `counted` has come
+  Event counted;
+
+  // What follows from the counts.
+  bool settled = false;
   std::vector<Index> send, receive;  // rows to and from each rank of the group
   std::vector<Index> arrived;        // rows for each local expert
-  Index tokens = 0, leaving = 0, arriving = 0;
+  Index leaving = 0, arriving = 0;
   Tensor slot;              // (leaving) i32: the slot of each leaving row
-  Tensor token;             // (leaving) i32: its token
   Tensor position;          // (S) i32: the leaving row of each slot, -1 for unused ones
-  ops::Grouped by_token;    // slots of each token
   Tensor regroup, ungroup;  // (arriving) i32: arriving row of each grouped row, and back; empty when the orders agree
 
   Index pieces() const override { return 1; }
@@ -55,53 +63,81 @@ std::unique_ptr<ExchangePlan> DirectExchange::plan(Context& context, const Routi
   Stream& stream = context.stream;
   auto plan = std::make_unique<Plan>();
   plan->tokens = tokens;
-  const ops::Grouped by_expert = ops::group_by(stream, routing.expert, experts_);
-  const auto* offset = by_expert.offsets.data<std::int32_t>();
-  plan->leaving = offset[experts_];
+  plan->by_expert = ops::group_by(stream, routing.expert, experts_);
+  plan->counted_rows = Tensor::on_host(stream, {experts_ + 1}, DType::i32);
+  stream.copy(plan->counted_rows.raw(), plan->by_expert.offsets.raw(), plan->counted_rows.bytes());
+  plan->counted = stream.record();
+  plan->sorted_token = ops::gather_rows(stream, routing.token, plan->by_expert.order);
+  plan->by_token = ops::group_by(stream, routing.token, tokens);
+  return plan;
+}
+
+/// Waits for the counts, exchanges them, and derives from them who gets what.
+void DirectExchange::settle(Context& context, Plan& plan) {
+  if (plan.settled) return;
+  const Span span(context.profiler, "exchange.plan");
+  Stream& stream = context.stream;
+  plan.counted.wait();
+  const auto* offset = plan.counted_rows.data<std::int32_t>();
+  plan.leaving = offset[experts_];
 
   const Index ranks = group_.size();
-  Tensor leaving_counts(stream, {ranks, local_}, DType::i64);
-  for (Index expert = 0; expert < experts_; ++expert) leaving_counts.data<std::int64_t>()[expert] = offset[expert + 1] - offset[expert];
-  Tensor arriving_counts = leaving_counts;
+  std::vector<std::int64_t> leaving_counts(static_cast<std::size_t>(experts_));
+  for (Index expert = 0; expert < experts_; ++expert)
+    leaving_counts[static_cast<std::size_t>(expert)] = offset[expert + 1] - offset[expert];
+  std::vector<std::int64_t> arriving_counts = leaving_counts;
   if (ranks > 1) {
-    arriving_counts = Tensor(stream, {ranks, local_}, DType::i64);
+    const Tensor out = Tensor::of<std::int64_t>(stream, {ranks, local_}, leaving_counts);
+    const Tensor in(stream, {ranks, local_}, DType::i64);
     const std::vector<Index> one(static_cast<std::size_t>(ranks), 1);
-    group_.all_to_all(stream, context.profiler, {"counts", layer_}, leaving_counts, one, arriving_counts, one, When::now).wait(stream);
+    group_.all_to_all(stream, context.profiler, {"counts", layer_}, out, one, in, one, When::now).wait(stream);
+    const Tensor on_host = in.to(stream, Device{});
+    std::ranges::copy(on_host.values<std::int64_t>(), arriving_counts.begin());
   }
-  plan->arrived.assign(static_cast<std::size_t>(local_), 0);
+  plan.arrived.assign(static_cast<std::size_t>(local_), 0);
   for (Index rank = 0; rank < ranks; ++rank) {
     Index out = 0;
     Index in = 0;
     for (Index expert = 0; expert < local_; ++expert) {
-      out += leaving_counts.data<std::int64_t>()[rank * local_ + expert];
-      in += arriving_counts.data<std::int64_t>()[rank * local_ + expert];
-      plan->arrived[static_cast<std::size_t>(expert)] += arriving_counts.data<std::int64_t>()[rank * local_ + expert];
+      const auto at = static_cast<std::size_t>(rank * local_ + expert);
+      out += leaving_counts[at];
+      in += arriving_counts[at];
+      plan.arrived[static_cast<std::size_t>(expert)] += arriving_counts[at];
     }
-    plan->send.push_back(out);
-    plan->receive.push_back(in);
-    plan->arriving += in;
+    plan.send.push_back(out);
+    plan.receive.push_back(in);
+    plan.arriving += in;
   }
 
-  plan->slot = by_expert.order.row_range(0, plan->leaving);
-  plan->position = Tensor(stream, routing.expert.shape(), DType::i32);
-  ops::invert(stream, plan->slot, plan->position);
-  plan->token = ops::gather_rows(stream, routing.token, plan->slot);
-  plan->by_token = ops::group_by(stream, routing.token, tokens);
+  plan.slot = plan.by_expert.order.row_range(0, plan.leaving);
+  plan.position = Tensor(stream, plan.by_expert.order.shape(), DType::i32);
+  ops::invert(stream, plan.slot, plan.position);
   if (ranks > 1 && local_ > 1) {
-    plan->regroup = regrouping(stream, arriving_counts.values<std::int64_t>(), ranks, local_, plan->arriving);
-    plan->ungroup = Tensor(stream, {plan->arriving}, DType::i32);
-    ops::invert(stream, plan->regroup, plan->ungroup);
+    plan.regroup = regrouping(stream, arriving_counts, ranks, local_, plan.arriving);
+    plan.ungroup = Tensor(stream, {plan.arriving}, DType::i32);
+    ops::invert(stream, plan.regroup, plan.ungroup);
   }
-  return plan;
+  plan.settled = true;
 }
 
-Arriving DirectExchange::send(Context& context, std::string_view phase, const ExchangePlan& any_plan, Index /*piece*/, const Tensor& x,
+Arriving DirectExchange::send(Context& context, std::string_view phase, ExchangePlan& any_plan, Index /*piece*/, const Tensor& x,
                               const Tensor& weight, const Tensor& key) {
-  const Span span(context.profiler, "exchange.gather");
   Stream& stream = context.stream;
-  const auto& plan = dynamic_cast<const Plan&>(any_plan);
+  auto& plan = dynamic_cast<Plan&>(any_plan);
+  // Of all slots, since how many leave is not known on the host before the plan is settled; the rows of unused ones stay behind.
+  const auto [rows, weights, keys] = [&] {
+    const Span span(context.profiler, "exchange.gather");
+    return std::array{ops::gather_rows(stream, x, plan.sorted_token),
+                      weight.defined() ? ops::gather_rows(stream, weight, plan.by_expert.order) : Tensor(),
+                      key.defined() ? ops::gather_rows(stream, key, plan.sorted_token) : Tensor()};
+  }();
+  settle(context, plan);
+
+  const Span span(context.profiler, "exchange.gather");
   Arriving arriving;
-  const auto ship = [&](const Tensor& leaving, Tensor& arrived) {
+  const auto ship = [&](const Tensor& gathered, Tensor& arrived) {
+    if (!gathered.defined()) return;
+    const Tensor leaving = gathered.row_range(0, plan.leaving);
     if (group_.size() == 1) {
       arrived = leaving;
       return;
@@ -123,9 +159,9 @@ Arriving DirectExchange::send(Context& context, std::string_view phase, const Ex
                                  ops::gather_rows(on, landed, order, arrived);
                                });
   };
-  ship(ops::gather_rows(stream, x, plan.token), arriving.rows);
-  if (weight.defined()) ship(ops::gather_rows(stream, weight, plan.slot), arriving.weight);
-  if (key.defined()) ship(ops::gather_rows(stream, key, plan.token), arriving.key);
+  ship(rows, arriving.rows);
+  ship(weights, arriving.weight);
+  ship(keys, arriving.key);
   return arriving;
 }
 

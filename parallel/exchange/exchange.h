@@ -14,7 +14,7 @@ class ExchangePlan {
  public:
   virtual ~ExchangePlan() = default;
   virtual Index pieces() const = 0;
-  /// Rows that arrive for each local expert of a piece, and the first of these experts.
+  /// Rows that arrive for each local expert of a piece, known once its rows have been sent, and the first of these experts.
   virtual std::span<const Index> rows_per_expert(Index piece) const = 0;
   virtual Index first_expert(Index piece) const = 0;
 };
@@ -31,11 +31,12 @@ struct Arriving {
 class Exchange {
  public:
   virtual ~Exchange() = default;
-  /// Counts, exchanges counts, orders. The layer's one host wait.
+  /// Orders and counts, on the device; nothing is waited for yet.
   virtual std::unique_ptr<ExchangePlan> plan(Context&, const Routing&, Index tokens) = 0;
-  /// Sends x[token] of every slot of the piece, with the slot's weight and the token's key where given.
+  /// Sends x[token] of every slot of the piece, with the slot's weight and the token's key where given. The first call on a plan makes the
+  /// layer's one host wait: the counts come while the device gathers rows, and are exchanged.
   ///                                                             x: (N, C)  weight: (S) f32 or empty  key: (N) i64 or empty
-  virtual Arriving send(Context&, std::string_view phase, const ExchangePlan&, Index piece, const Tensor& x, const Tensor& weight,
+  virtual Arriving send(Context&, std::string_view phase, ExchangePlan&, Index piece, const Tensor& x, const Tensor& weight,
                         const Tensor& key) = 0;
   /// Returns rows; the wait adds them into y, f32, in slot order, and writes each row's scalar to its slot.
   ///                            rows: (R, C)  scalar: (R) f32 or empty  y: (N, C) f32  slot: (S) f32, zero where a slot is unused, or empty

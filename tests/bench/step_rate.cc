@@ -27,7 +27,7 @@ double product_seconds(RankRuntime& runtime, Mesh& mesh, const Tensor& x, const 
   for (int repeat = 0; repeat < 4; ++repeat) {
     mesh.world().barrier(runtime.profiler, {"bench"});
     const auto start = Clock::now();
-    (void)ops::matmul(runtime.stream, x, weights);
+    (void)ops::matmul(runtime.stream(), x, weights);
     best = std::min(best, seconds_between(start, Clock::now()));
   }
   return best;
@@ -50,8 +50,8 @@ void bench(RankRuntime& runtime, const std::string& file, const std::vector<std:
     ids[i] = static_cast<std::int32_t>(random.bits(i) % static_cast<std::uint64_t>(config.model().vocabulary()));
   }
   Trainer trainer(runtime, mesh, config, compute, std::make_shared<TokenStream>(std::move(ids), "random tokens"), -1);
-  const Tensor x = Tensor::zeros(runtime.stream, {kSide, kSide}, compute);
-  const ops::Weights weights(runtime.stream, Tensor::zeros(runtime.stream, {kSide, kSide}, compute), 1);
+  const Tensor x = Tensor::zeros(runtime.stream(), {kSide, kSide}, compute);
+  const ops::Weights weights(runtime.stream(), Tensor::zeros(runtime.stream(), {kSide, kSide}, compute), 1);
 
   std::vector<double> steps;
   std::vector<double> products;
@@ -64,12 +64,12 @@ void bench(RankRuntime& runtime, const std::string& file, const std::vector<std:
     steps.push_back(step);
   }
   // The slowest rank's step, and all ranks' products together.
-  Tensor figures = Tensor::zeros(runtime.stream, {1}, DType::f64);
+  Tensor figures = Tensor::zeros(runtime.stream(), {1}, DType::f64);
   figures.values<double>()[0] = 2.0 * kSide * kSide * kSide / median(products);
-  mesh.world().all_reduce(runtime.stream, runtime.profiler, {"bench"}, figures, Reduce::sum).wait(runtime.stream);
-  Tensor slowest = Tensor::zeros(runtime.stream, {1}, DType::f64);
+  mesh.world().all_reduce(runtime.stream(), runtime.profiler, {"bench"}, figures, Reduce::sum).wait(runtime.stream());
+  Tensor slowest = Tensor::zeros(runtime.stream(), {1}, DType::f64);
   slowest.values<double>()[0] = median(steps);
-  mesh.world().all_reduce(runtime.stream, runtime.profiler, {"bench"}, slowest, Reduce::max).wait(runtime.stream);
+  mesh.world().all_reduce(runtime.stream(), runtime.profiler, {"bench"}, slowest, Reduce::max).wait(runtime.stream());
   if (runtime.rank != 0) return;
   std::sort(steps.begin(), steps.end());
   const double seconds = slowest.values<double>()[0];

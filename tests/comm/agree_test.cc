@@ -20,7 +20,7 @@ std::vector<Caught> agree_on_four(const std::function<void(int)>& body) {
     Stream stream{Device{}};
     Profiler profiler;
     try {
-      agree(comm, profiler, stream, [&] { body(comm.rank()); });
+      agree(comm, profiler, [&] { body(comm.rank()); });
     } catch (const AgreedError& error) {
       caught[static_cast<std::size_t>(comm.rank())] = {error.what(), error.exit_code(), error.speaks()};
     }

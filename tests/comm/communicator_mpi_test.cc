@@ -138,7 +138,7 @@ TEST(MpiAgree, TellsTheLowestFailureToAll) {
   test::Bench b;
   const int guilty = world.size() - 1;
   try {
-    agree(world, b.profiler, b.stream, [&] { check_input(world.rank() != guilty, "the file of rank ", guilty, " is missing"); });
+    agree(world, b.profiler, [&] { check_input(world.rank() != guilty, "the file of rank ", guilty, " is missing"); });
     FAIL() << "no rank noticed";
   } catch (const AgreedError& error) {
     EXPECT_EQ(std::string(error.what()), "the file of rank " + std::to_string(guilty) + " is missing");

@@ -132,6 +132,15 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (properties == nullptr) return noted(cudaErrorInvalidValue);
+  if (device < 0 || device >= yard::emulation::kDevices) return noted(cudaErrorInvalidDevice);
+  *properties = {};
+  std::strcpy(properties->name, "emulated GPU");
+  properties->major = 9;
+  return cudaSuccess;
+}
+
 cudaError_t cudaSetDevice(int device) {
   return noted(device >= 0 && device < yard::emulation::kDevices ? cudaSuccess : cudaErrorInvalidDevice);
 }

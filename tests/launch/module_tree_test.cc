@@ -65,7 +65,7 @@ TEST(ModuleTree, ReadsTheSameNamesOnEveryShareOfTheExperts) {
     RunConfig resolved = alone.config();
     resolved.mutable_mesh()->set_expert(4);
     Mesh mesh(std::move(rank.runtime.world), MeshShape{4, 1});
-    Model model = build_model(resolved, mesh, rank.runtime.stream, DType::f32);
+    Model model = build_model(resolved, mesh, rank.runtime.stream(), DType::f32);
     model.visit([&](Index, Parameter& parameter) {
       for (const Slice& slice : parameter.slices) of_rank.at(static_cast<std::size_t>(world.rank())).insert(slice.name);
     });

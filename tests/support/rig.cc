@@ -40,13 +40,13 @@ Index targets_of(const Tokens& tokens) {
 
 Rig::Rig(const RunConfig& unresolved, DType compute, const RouterTable& routers) : config_(resolve(unresolved, 1)) {
   mesh_ = std::make_unique<Mesh>(std::move(rank_.runtime.world), MeshShape{});
-  model_ = build_model(config_, *mesh_, rank_.runtime.stream, compute, routers);
-  model_.allocate(rank_.runtime.stream, *mesh_, true);
-  model_.parameters->initialise(rank_.runtime.stream, config_.init().seed());
+  model_ = build_model(config_, *mesh_, rank_.runtime.stream(), compute, routers);
+  model_.allocate(rank_.runtime.stream(), *mesh_, true);
+  model_.parameters->initialise(rank_.runtime.stream(), config_.init().seed());
 }
 
 Context Rig::context(const Tokens& tokens, Pass pass) {
-  Context context{rank_.runtime.stream, rank_.runtime.profiler, tokens, pass};
+  Context context{rank_.runtime.stream(), rank_.runtime.profiler, tokens, pass};
   context.seed = config_.run().seed();
   return context;
 }
@@ -73,12 +73,12 @@ void Rig::set(const std::string& name, const Tensor& value) {
   const auto found = all.find(name);
   check(found != all.end(), "the model has no parameter ", name);
   check(found->second.elements() == value.elements(), "parameter ", name, " has ", found->second.shape(), ", not ", value.shape());
-  ops::copy_into(rank_.runtime.stream, value, found->second);
+  ops::copy_into(rank_.runtime.stream(), value, found->second);
   store().changed();
 }
 
 Rig::Losses Rig::micro_step(const Tokens& tokens, double scale, Index micro, Index micros, Index step) {
-  Stream& stream = rank_.runtime.stream;
+  Stream& stream = rank_.runtime.stream();
   Context at = context(tokens);
   at.step = step;
   at.micro = micro;
@@ -106,7 +106,7 @@ Rig::Losses Rig::micro_step(const Tokens& tokens, double scale, Index micro, Ind
 }
 
 Rig::Losses Rig::step(const Tokens& tokens) {
-  store().zero_gradients(rank_.runtime.stream);
+  store().zero_gradients(rank_.runtime.stream());
   const auto targets = static_cast<double>(targets_of(tokens));
   Losses losses = micro_step(tokens, 1 / targets);
   losses.nats /= targets;

@@ -36,6 +36,7 @@ Tensor random_integers(Shape shape, std::uint64_t seed, int low, int high) {
   return result;
 }
 
+Tensor tensor_of(Shape shape, const std::vector<double>& values) { return Tensor::of<double>(cpu(), shape, values); }
 Tensor tensor_of(Shape shape, const std::vector<float>& values) { return Tensor::of<float>(cpu(), shape, values); }
 Tensor tensor_of(Shape shape, const std::vector<int>& values) { return Tensor::of<std::int32_t>(cpu(), shape, values); }
 

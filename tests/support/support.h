@@ -21,6 +21,7 @@ Tensor random_tensor(Shape shape, std::uint64_t seed, float scale = 1, DType dty
 Tensor random_integers(Shape shape, std::uint64_t seed, int low, int high);
 Tensor tensor_of(Shape shape, const std::vector<float>& values);
 Tensor tensor_of(Shape shape, const std::vector<int>& values);
+Tensor tensor_of(Shape shape, const std::vector<double>& values);
 
 /// The values of an f32, bf16, i32, i64 or f64 tensor as f64: what the plain f64 loops of the tests work on.
 std::vector<double> to_f64(const Tensor& tensor);

@@ -135,12 +135,17 @@ TEST(Elementwise, SumsAreTakenInF64) {
       sums[0] += value;
       sums[1] += value * value;
     }
-    EXPECT_NEAR(ops::sum(cpu(), x).values<double>()[0], sums[0], 1e-8);
-    EXPECT_NEAR(ops::squared_norm(cpu(), x).values<double>()[0], sums[1], 1e-12 * sums[1]);
+    const Tensor totals = tensor_of({2}, std::vector<double>{3, 4});
+    ops::add_sum(cpu(), x, -0.5, totals.row_range(0, 1));
+    ops::add_squared_norm(cpu(), x, totals.row_range(1, 1));
+    EXPECT_NEAR(totals.values<double>()[0], 3 - 0.5 * sums[0], 1e-8);
+    EXPECT_NEAR(totals.values<double>()[1], 4 + sums[1], 1e-12 * (4 + sums[1]));
   }
-  const Tensor large = tensor_of({3}, std::vector<float>{1e30F, 1, -1e30F});
-  EXPECT_NEAR(ops::squared_norm(cpu(), large).values<double>()[0], 2e60, 1e54) << "beyond what f32 holds";
-  EXPECT_THROW((void)ops::sum(cpu(), Tensor::zeros(cpu(), {3}, DType::bf16)), Error);
+  const Tensor total = Tensor::zeros(cpu(), {1}, DType::f64);
+  ops::add_squared_norm(cpu(), tensor_of({3}, std::vector<float>{1e30F, 1, -1e30F}), total);
+  EXPECT_NEAR(total.values<double>()[0], 2e60, 1e54) << "beyond what f32 holds";
+  EXPECT_THROW(ops::add_sum(cpu(), Tensor::zeros(cpu(), {3}, DType::bf16), 1, total), Error);
+  EXPECT_THROW(ops::add_sum(cpu(), Tensor::zeros(cpu(), {3}), 1, Tensor::zeros(cpu(), {1})), Error);
 }
 
 TEST(Elementwise, AllFiniteFindsOneValueAnywhere) {
@@ -198,14 +203,16 @@ TEST(Elementwise, DoesNotDependOnThreads) {
     return with_threads(threads, [&] {
       const Tensor into = b.clone(cpu());
       ops::accumulate(cpu(), x, into);
+      const Tensor totals = Tensor::zeros(cpu(), {2}, DType::f64);
+      ops::add_squared_norm(cpu(), x, totals.row_range(0, 1));
+      ops::add_sum(cpu(), x, 1, totals.row_range(1, 1));
       return std::vector<Tensor>{into,
                                  ops::add(cpu(), x, b, DType::bf16),
                                  ops::scaled(cpu(), x, 0.1F, DType::bf16),
                                  ops::scale_rows(cpu(), x, gate, DType::f32),
                                  ops::row_dot(cpu(), x, b),
                                  ops::cast(cpu(), x, DType::bf16),
-                                 ops::squared_norm(cpu(), x),
-                                 ops::sum(cpu(), x),
+                                 totals,
                                  ops::dropout(cpu(), x, 0.1F, 3, row_keys(0, 100000), DType::f32)};
     });
   };

@@ -86,15 +86,16 @@ TEST(ElementwiseTwin, Sums) {
     expect_twins(
         std::to_string(count) + " values",
         [&](Side& side) {
-          side.out("sum", ops::sum(side.stream, side.in(x)));
-          side.out("squared norm", ops::squared_norm(side.stream, side.in(x)));
+          ops::add_sum(side.stream, side.in(x), -0.25, side.changed("sum", tensor_of({1}, std::vector<double>{100})));
+          ops::add_squared_norm(side.stream, side.in(x), side.changed("squared norm", tensor_of({1}, std::vector<double>{100})));
         },
         1e-11);
   }
   expect_twins(
       "beyond what f32 holds",
       [](Side& side) {
-        side.out("squared norm", ops::squared_norm(side.stream, side.in(tensor_of({3}, std::vector<float>{1e30F, 1, -1e30F}))));
+        ops::add_squared_norm(side.stream, side.in(tensor_of({3}, std::vector<float>{1e30F, 1, -1e30F})),
+                              side.changed("squared norm", tensor_of({1}, std::vector<double>{0})));
       },
       1e-11);
 }
