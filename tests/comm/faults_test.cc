@@ -69,7 +69,7 @@ TEST(FaultyJob, DISABLED_OneRankIsGivenBadInput) {
 }
 
 TEST(FaultyJob, DISABLED_AllAgreeToLeave) {
-  run_job(0, [](Communicator& world, Profiler& profiler, Stream& stream) {
+  run_job(0, [](Communicator& world, Profiler& profiler, Stream&) {
     agree(world, profiler, [&] { check_input(world.rank() == 0, "rank ", world.rank(), " cannot read the token file"); });
   });
 }
