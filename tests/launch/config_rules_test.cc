@@ -45,7 +45,7 @@ TEST(Resolve, FillsWhatDependsOnOtherFields) {
   EXPECT_EQ(config.data().seed(), 9U);
   EXPECT_EQ(config.init().seed(), 9U);
   EXPECT_EQ(config.data().validation_windows(), 1024);
-  EXPECT_EQ(config.run().device(), RunConfig::Device::cpu);
+  EXPECT_EQ(config.run().device(), RunConfig::Device::auto_) << "until the run knows its machine";
   EXPECT_EQ(config.run().communication(), RunConfig::Communication::mpi);
   EXPECT_EQ(config.run().precision(), RunConfig::Precision::auto_);
   EXPECT_EQ(config.exchange().algorithm(), RunConfig::Algorithm::direct);
