@@ -11,9 +11,9 @@
 #include <new>
 #include <vector>
 
+#include "core/device/poison.h"
 #include "tests/cuda_emulation/fiber.h"
 #include "tests/cuda_emulation/options.h"
-#include "core/device/poison.h"
 
 namespace yard::emulation {
 namespace {
