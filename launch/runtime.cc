@@ -89,6 +89,8 @@ int choose_threads(RankRuntime& runtime, Index wanted) {
 
 RunConfig::Device::Value choose_device(RankRuntime& runtime, RunConfig::Device::Value wanted) {
   if (wanted == RunConfig::Device::auto_) wanted = runtime.size == 1 && gpu_count() > 0 ? RunConfig::Device::cuda : RunConfig::Device::cpu;
+  check_input(wanted != RunConfig::Device::cuda || gpu_count() > 0,
+              "run.device is 'cuda', but there is no GPU here, or no driver that CUDA ", gpu_toolkit(), " can use: take 'cpu' or 'auto'");
   if (wanted == RunConfig::Device::cuda) runtime.gpu = std::make_unique<Stream>(Device{DeviceType::cuda, 0});
   return wanted;
 }

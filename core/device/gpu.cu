@@ -11,6 +11,8 @@ int gpu_count(Cuda) {
   return 0;
 }
 
+std::string gpu_toolkit(Cuda) { return std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10); }
+
 std::string gpu_name(Cuda, Device gpu) {
   cudaDeviceProp properties{};
   cuda::check_cuda(cudaGetDeviceProperties(&properties, gpu.index), "asking GPU ", gpu.index, " for its name");
