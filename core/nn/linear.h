@@ -14,18 +14,18 @@ class Linear {
   explicit Linear(Parameter parameter, Index groups = 1) : parameter_(std::move(parameter)), groups_(groups) {}
 
   Parameter& parameter() noexcept { return parameter_; }
-  /// The packed weights of this step.
-  const ops::Weights& weights(Stream& stream) {
+  /// The weights of this step.
+  const ops::Weights& weights() {
     if (packed_version_ != parameter_.version || packed_version_ == 0) {
       check(parameter_.value.defined(), "parameter ", parameter_.name, " has no memory: make a ParameterStore first");
-      weights_ = ops::Weights(stream, parameter_.value, groups_);
+      weights_ = ops::Weights(parameter_.value, groups_);
       packed_version_ = parameter_.version;
     }
     return weights_;
   }
   Tensor forward(Context& context, const Tensor& x, std::span<const Index> rows) {
     if (context.pass == Pass::decode) return ops::matmul_by_row(context.stream, x, parameter_.value, rows, x.dtype());
-    return ops::matmul(context.stream, x, weights(context.stream), rows, x.dtype(), context.poll);
+    return ops::matmul(context.stream, x, weights(), rows, x.dtype(), context.poll);
   }
   Tensor forward(Context& context, const Tensor& x) {
     const Index rows = x.rows();
@@ -34,7 +34,7 @@ class Linear {
   /// Returns dx in dy's dtype; adds to the parameter's gradient.
   Tensor backward(Context& context, const Tensor& dy, const Tensor& x, std::span<const Index> rows) {
     if (parameter_.grad.defined()) ops::matmul_backward_weight(context.stream, dy, x, rows, parameter_.grad, context.poll);
-    return ops::matmul_backward_input(context.stream, dy, weights(context.stream), rows, dy.dtype(), context.poll);
+    return ops::matmul_backward_input(context.stream, dy, weights(), rows, dy.dtype(), context.poll);
   }
   Tensor backward(Context& context, const Tensor& dy, const Tensor& x) {
     const Index rows = x.rows();

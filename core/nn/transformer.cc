@@ -122,8 +122,8 @@ Tensor Transformer::nats(Context& context, float scale, Tape& tape) {
   const Span span(context.profiler, "cross_entropy");
   const auto norm = ops::rms_norm(context.stream, x, final_norm_.value, shape_.norm_epsilon, compute_);
   const Tensor gradient = context.training() ? output().parameter().grad : Tensor();
-  auto out = ops::linear_cross_entropy(context.stream, norm.y, output().weights(context.stream), context.tokens.targets,
-                                       shape_.output_scale, scale, gradient, context.poll);
+  auto out = ops::linear_cross_entropy(context.stream, norm.y, output().weights(), context.tokens.targets, shape_.output_scale, scale,
+                                       gradient, context.poll);
   if (context.training()) tape.push(SavedHead{x, norm.rstd, out.dx});
   return out.nats;
 }
@@ -149,7 +149,7 @@ Tensor Transformer::logits(Context& context, const Tensor& rows) {
   const Index count = norm.y.rows();
   const Tensor logits = context.pass == Pass::decode
                             ? ops::matmul_by_row(context.stream, norm.y, output().parameter().value, {&count, 1}, DType::f32)
-                            : ops::matmul(context.stream, norm.y, output().weights(context.stream), {&count, 1}, DType::f32, context.poll);
+                            : ops::matmul(context.stream, norm.y, output().weights(), {&count, 1}, DType::f32, context.poll);
   return shape_.output_scale == 1.0F ? logits : ops::scaled(context.stream, logits, shape_.output_scale, DType::f32);
 }
 

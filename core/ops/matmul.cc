@@ -26,16 +26,15 @@ void check_operand(const Tensor& x, const Weights& weights, Index columns, DType
 
 }  // namespace
 
-Weights::Weights(Stream& stream, const Tensor& value, Index groups) : value_(value), groups_(groups) {
+Weights::Weights(const Tensor& value, Index groups) : value_(value), groups_(groups) {
   check(groups > 0 && value.shape().rank() == 2 && value.rows() % groups == 0 && value.elements() > 0, "weights of shape ", value.shape(),
         " are no ", groups, " matrices");
   check(value.dtype() == DType::f32 || value.dtype() == DType::bf16, "weights are f32 or bf16, not ", name_of(value.dtype()));
-  refresh(stream);
 }
 
-void Weights::refresh(Stream& stream) {
-  check(groups_ > 0, "weights without values cannot be laid out");
-  dispatch(stream.device(), [&](auto on) { kernels::pack(on, stream, value_, groups_, packed_); });
+const Tensor& Weights::packed(const std::function<Tensor()>& lay_out) const {
+  if (!packed_.defined()) packed_ = lay_out();
+  return packed_;
 }
 
 Tensor matmul(Stream& stream, const Tensor& x, const Weights& weights, std::span<const Index> rows_per_group, DType out,
@@ -113,7 +112,7 @@ bool rows_are_invariant(Stream& stream, DType dtype) {
       return std::memcmp(a.to(stream, Device{}).raw(), b.to(stream, Device{}).raw(), a.bytes()) == 0;
     };
     const Tensor x = fill(kRows, 1);
-    const Weights weights(stream, fill(200, 2), 1);
+    const Weights weights(fill(200, 2), 1);
     const Tensor dy = matmul(stream, x, weights);
     const Tensor dx = matmul_backward_input(stream, dy, weights);
     for (const auto& [first, count] : {std::pair<Index, Index>{0, 1}, {3, 16}, {5, 40}, {1, 70}, {2, 127}}) {
@@ -126,14 +125,6 @@ bool rows_are_invariant(Stream& stream, DType dtype) {
 }
 
 namespace kernels {
-
-void pack(Cpu, Stream& stream, const Tensor& value, Index groups, Tensor& packed) {
-  if (value.dtype() == DType::bf16 && host::multiplies_bf16()) {
-    host::pack_bf16(stream, value, groups, packed);
-  } else {
-    host::pack_f32(stream, value, groups, packed);
-  }
-}
 
 void matmul(Cpu, Stream& stream, const Tensor& x, const Weights& weights, std::span<const Index> rows, const Tensor& y,
             const std::function<void()>& poll) {

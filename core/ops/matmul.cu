@@ -157,8 +157,6 @@ __global__ void product_by_row(const T* x, const T* weights, Y* y, Index rows, I
 }  // namespace
 
 /// cuBLAS reads the weights as they lie.
-void pack(Cuda, Stream&, const Tensor&, Index, Tensor&) {}
-
 void matmul(Cuda on, Stream& stream, const Tensor& x, const Weights& weights, std::span<const Index> rows, const Tensor& y,
             const std::function<void()>& poll) {
   if (needs_cast(x, y)) {

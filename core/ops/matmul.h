@@ -13,28 +13,27 @@ namespace yard::ops {
 /// What one row becomes does not depend on how many rows came along, on its place, or on the threads (design, section 7): weights are laid
 /// out once, every product goes through fixed tiles of rows, each worked by one thread, with the number of rows padded to a multiple of 16.
 
-/// Groups of weight matrices (out, in), laid out for products. Holds a copy of the values in the order that the processor likes, and the
-/// values themselves.
+/// Groups of weight matrices (out, in) as products take them: the values, and a copy of them in the order that the processor likes, which
+/// is made when a product first needs it.
 class Weights {
  public:
   Weights() = default;
   /// value: (groups * out, in), f32 or bf16; kept by reference.
-  Weights(Stream&, const Tensor& value, Index groups);
-  /// Lays the values out anew, after they have changed.
-  void refresh(Stream&);
+  Weights(const Tensor& value, Index groups);
+  /// The values have changed: they will be laid out anew.
+  void refresh() { packed_ = {}; }
 
   Index groups() const noexcept { return groups_; }
   Index in() const noexcept { return value_.cols(); }
   Index out() const noexcept { return groups_ == 0 ? 0 : value_.rows() / groups_; }
   DType dtype() const noexcept { return value_.dtype(); }
   const Tensor& value() const noexcept { return value_; }
-  const Tensor& packed() const noexcept { return packed_; }
-  /// Bytes of the laid-out copy: about one copy of the values in f32, two in bf16 (one for each direction).
-  std::size_t packed_bytes() const noexcept { return packed_.defined() ? packed_.bytes() : 0; }
+  /// The laid-out copy, about the values' own size; its layout is the kernel's own.
+  const Tensor& packed(const std::function<Tensor()>& lay_out) const;
 
  private:
-  Tensor value_;   // (groups * out, in)
-  Tensor packed_;  // the copy; its layout is the kernel's own
+  Tensor value_;           // (groups * out, in)
+  mutable Tensor packed_;  // empty until a product needs it
   Index groups_ = 0;
 };
 
@@ -61,15 +60,12 @@ Tensor matmul_by_row(Stream&, const Tensor& x, const Tensor& value, std::span<co
 bool rows_are_invariant(Stream&, DType);
 
 namespace kernels {
-/// Lays out the weights; makes `packed` when it is empty.
-void pack(Cpu, Stream&, const Tensor& value, Index groups, Tensor& packed);
 void matmul(Cpu, Stream&, const Tensor& x, const Weights&, std::span<const Index> rows, const Tensor& y, const std::function<void()>& poll);
 void matmul_backward_input(Cpu, Stream&, const Tensor& dy, const Weights&, std::span<const Index> rows, const Tensor& dx,
                            const std::function<void()>& poll);
 void matmul_backward_weight(Cpu, Stream&, const Tensor& dy, const Tensor& x, std::span<const Index> rows, const Tensor& dweight,
                             const std::function<void()>& poll);
 void matmul_by_row(Cpu, Stream&, const Tensor& x, const Tensor& value, std::span<const Index> rows, const Tensor& y);
-void pack(Cuda, Stream&, const Tensor& value, Index groups, Tensor& packed);
 void matmul(Cuda, Stream&, const Tensor& x, const Weights&, std::span<const Index> rows, const Tensor& y,
             const std::function<void()>& poll);
 void matmul_backward_input(Cuda, Stream&, const Tensor& dy, const Weights&, std::span<const Index> rows, const Tensor& dx,

@@ -237,8 +237,8 @@ void add_auxiliary_gradient(Cpu, Stream&, const Tensor& p, const Tensor& log_sum
         continue;
       }
       const float* c = coefficient.data<float>() + n / each * experts;
-      float mean = 0;
-      for (Index e = 0; e < experts; ++e) mean += scores[e] * c[e];
+      const float mean = lane_sum(experts, [=](Index e) { return scores[e] * c[e]; });
+#pragma omp simd
       for (Index e = 0; e < experts; ++e) dz[e] += scores[e] * (c[e] - mean + pull);
     }
   });
@@ -273,26 +273,43 @@ void add_router_report(Cpu, Stream&, const Tensor& p, const Tensor& log_sum_exp,
                        Index choices, const Tensor& sums) {
   const Index experts = p.cols();
   const Index sequences = counts.rows();
+  const Index width = 3 + experts;
+  const std::int32_t* const id = ids.data<std::int32_t>();
+  const float* const lse = log_sum_exp.data<float>();
+  const float* const scores = p.data<float>();
   // One row of partial sums a sequence, added in their order: the same on any number of threads.
-  std::vector<double> partial(static_cast<std::size_t>(sequences * (3 + experts)), 0.0);
-  parallel_ranges(sequences, 4 * length * experts, 1, [&](Index first, Index last) {
-    for (Index s = first; s < last; ++s) {
-      double* out = partial.data() + s * (3 + experts);
+  std::vector<double> partial(static_cast<std::size_t>(sequences * width), 0.0);
+  double* const parts = partial.data();
+  constexpr Index kStrip = 256;  // experts that a thread adds up for one sequence: all threads find work in a single one of many experts
+  const Index strips = (experts + kStrip - 1) / kStrip;
+  parallel_ranges(sequences * strips, 4 * length * std::min(experts, kStrip), 1, [=](Index first, Index last) {
+    for (Index task = first; task < last; ++task) {
+      const Index s = task / strips;
+      const Index from = task % strips * kStrip;
+      const Index to = std::min(from + kStrip, experts);
+      double* const out = parts + s * width + 3;
       for (Index n = s * length; n < (s + 1) * length; ++n) {
-        if (ids.data<std::int32_t>()[n] < 0) continue;
-        const double lse = log_sum_exp.data<float>()[n];
-        out[0] += 1;
-        out[1] += lse * lse;
-        for (Index e = 0; e < experts; ++e) out[3 + e] += p.data<float>()[n * experts + e];
+        if (id[n] < 0) continue;
+        const float* const row = scores + n * experts;
+#pragma omp simd
+        for (Index e = from; e < to; ++e) out[e] += static_cast<double>(row[e]);
       }
-      if (out[0] == 0) continue;
-      double balance = 0;
-      for (Index e = 0; e < experts; ++e) balance += static_cast<double>(counts.data<std::int64_t>()[s * experts + e]) * out[3 + e];
-      out[2] = balance * static_cast<double>(experts) / (static_cast<double>(choices) * out[0] * out[0]);
     }
   });
-  for (Index i = 0; i < sequences * (3 + experts); ++i) {
-    sums.values<double>()[static_cast<std::size_t>(i % (3 + experts))] += partial[static_cast<std::size_t>(i)];
+  const std::int64_t* const counted = counts.data<std::int64_t>();
+  double* const total = sums.data<double>();
+  for (Index s = 0; s < sequences; ++s) {
+    double* const out = parts + s * width;
+    for (Index n = s * length; n < (s + 1) * length; ++n) {
+      if (id[n] < 0) continue;
+      out[0] += 1;
+      out[1] += static_cast<double>(lse[n]) * static_cast<double>(lse[n]);
+    }
+    if (out[0] == 0) continue;
+    double balance = 0;
+    for (Index e = 0; e < experts; ++e) balance += static_cast<double>(counted[s * experts + e]) * out[3 + e];
+    out[2] = balance * static_cast<double>(experts) / (static_cast<double>(choices) * out[0] * out[0]);
+    for (Index i = 0; i < width; ++i) total[i] += out[i];
   }
 }
 

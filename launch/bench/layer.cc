@@ -78,6 +78,10 @@ void layer(RankRuntime& runtime, const Options& options, const RunConfig& config
   add_training_products(products, rows, shape.hidden, shape.width);
   for (const auto& product : products) result.flops += product.flops();
   result.floor = common_floor(runtime, mesh.world(), options, products, dtype);
+  std::vector<ops::host::FloorProduct> router;  // in f32 always
+  add_training_products(router, std::vector<Index>{tokens.rows()}, shape.width, shape.experts);
+  for (const auto& product : router) result.flops += product.flops();
+  result.floor.seconds += common_floor(runtime, mesh.world(), options, router, DType::f32).seconds;
   if (mesh.rank() != 0) return;
   report(options, {result},
          fmt::format("{} tokens a rank, width {}, {} experts of {}, top-{}, {}, {} thread{} a rank, {} rank{}", tokens.rows(), shape.width,

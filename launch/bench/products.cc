@@ -38,7 +38,7 @@ void measure(RankRuntime& runtime, Communicator& world, const Options& options, 
   const Tensor x = Tensor::zeros(stream, {all, in}, dtype);
   const Tensor dy = Tensor::zeros(stream, {all, out}, dtype);
   const Tensor values = Tensor::zeros(stream, {groups * out, in}, dtype);
-  const ops::Weights weights(stream, values, groups);
+  const ops::Weights weights(values, groups);
   const Tensor gradient = Tensor::zeros(stream, {groups * out, in});
   std::vector<FloorProduct> forward;
   std::vector<FloorProduct> back;

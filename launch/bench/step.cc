@@ -23,6 +23,7 @@ struct Part {
   std::vector<FloorProduct> products;
   std::vector<FloorProduct> of_a_sequence = {};
   double sequences = 0;
+  bool in_f32 = false;  // whatever the run's precision is
 };
 
 /// Attention's products over one sequence, by blocks of 64 rows up to the diagonal: scores and values, and the four of their gradients.
@@ -61,6 +62,8 @@ std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const Step
   const Index key = model.kv_heads * model.head_width;
   Part attention{"attention", {"attention.forward", "attention.backward"}, {}};
   Part experts{"expert products", {"experts.forward", "experts.backward"}, {}};
+  Part router{"router", {"router.forward", "router.backward", "exchange.plan"}, {}};
+  router.in_f32 = true;
   std::size_t moe = 0;
   for (Index layer = 0; layer < model.layers; ++layer) {
     add_training_products(attention.products, all, model.width, query + 2 * key);
@@ -68,6 +71,7 @@ std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const Step
     const Index matrices = model.gated ? 2 : 1;
     if (model.is_moe(layer)) {
       const auto rows = local_rows(mesh, config, report.tokens_per_expert[moe++], mesh.shape().expert);
+      add_training_products(router.products, all, model.width, model.experts);
       add_training_products(experts.products, rows, model.width, matrices * model.hidden);
       add_training_products(experts.products, rows, model.hidden, model.width);
       if (model.shared_hidden > 0) {
@@ -86,7 +90,7 @@ std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const Step
   add_training_products(output.products, all, model.width, model.vocabulary);
   return {attention,
           {"norms", {"norm.forward", "norm.backward"}, {}},
-          {"router", {"router.forward", "router.backward", "exchange.plan"}, {}},
+          router,
           {"permute", {"exchange.gather", "exchange.scatter", "exchange.combine"}, {}},
           experts,
           {"embedding", {"embedding.forward", "embedding.backward"}, {}},
@@ -145,7 +149,7 @@ void step(RankRuntime& runtime, const Options& options, const RunConfig& config)
     const auto micros = static_cast<double>(config.data().accumulate());
     for (const auto& product : part.products) result.flops += product.flops() * micros;
     if (!part.products.empty()) {
-      result.floor = common_floor(runtime, mesh.world(), options, part.products, dtype);
+      result.floor = common_floor(runtime, mesh.world(), options, part.products, part.in_f32 ? DType::f32 : dtype);
       if (part.sequences > 0) {
         for (const auto& product : part.of_a_sequence) result.flops += product.flops() * part.sequences * micros;
         result.floor.seconds += common_floor(runtime, mesh.world(), options, part.of_a_sequence, dtype).seconds * part.sequences;

@@ -51,7 +51,7 @@ void bench(RankRuntime& runtime, const std::string& file, const std::vector<std:
   }
   Trainer trainer(runtime, mesh, config, compute, std::make_shared<TokenStream>(std::move(ids), "random tokens"), -1);
   const Tensor x = Tensor::zeros(runtime.stream(), {kSide, kSide}, compute);
-  const ops::Weights weights(runtime.stream(), Tensor::zeros(runtime.stream(), {kSide, kSide}, compute), 1);
+  const ops::Weights weights(Tensor::zeros(runtime.stream(), {kSide, kSide}, compute), 1);
 
   std::vector<double> steps;
   std::vector<double> products;

@@ -52,8 +52,8 @@ TEST(Bench, LayerCountsTheProductsOfItsTokens) {
     const auto objects = measured(program, "layer --tokens 64 --width 32 --hidden 24 --experts 4 --top-k 2", ranks);
     ASSERT_EQ(objects.size(), 1U);
     const double flops = objects[0].at("tflops").get<double>() * 1e12 * objects[0].at("median_seconds").get<double>();
-    // 128 rows, three matrices of 32 x 24, three directions; a rank's share follows its experts' load.
-    const double whole = 2.0 * 128 * 3 * 32 * 24 * 3;
+    // 128 rows, three matrices of 32 x 24, three directions, and the router's 32 x 4; a rank's share follows its experts' load.
+    const double whole = 2.0 * (128 * 3 * 32 * 24 + 64 * 32 * 4) * 3;
     if (ranks == 0) {
       EXPECT_NEAR(flops, whole, 1e-6 * whole);
     }

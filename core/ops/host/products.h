@@ -13,10 +13,18 @@ namespace yard::ops::host {
 
 enum class Direction : std::uint8_t { forward, backward };  // x W^T, or dy W
 
-/// f32: forward panels, each (in, width) row-major. bf16 widened: those, and the values as f32.
-void pack_f32(Stream&, const Tensor& value, Index groups, Tensor& packed);
-/// The panels of the forward direction in the library's own order; the backward direction lays its own out as it comes by.
-void pack_bf16(Stream&, const Tensor& value, Index groups, Tensor& packed);
+/// Whether groups have so few rows that their weights are best laid out in passing, in a core's cache: a copy in memory would be written
+/// and read once for hardly any products. The same panels meet the same products then, so that results are the same bits.
+inline bool few_rows(std::span<const Index> rows) {
+  constexpr Index kFew = 32;
+  Index all = 0;
+  Index groups = 0;
+  for (const Index count : rows) {
+    all += count;
+    groups += count > 0 ? 1 : 0;
+  }
+  return all <= kFew * groups;
+}
 
 void multiply_f32(Stream&, const Tensor& x, const Weights&, Direction, std::span<const Index> rows, const Tensor& y,
                   const std::function<void()>& poll);

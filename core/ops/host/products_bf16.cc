@@ -52,8 +52,9 @@ void lay_out(Bf16Products& products, const Layout& layout, const BFloat16* from,
   });
 }
 
-/// What the backward direction lays out at a time: it is used once and soon, while the forward direction's copy stays for the whole step.
-constexpr std::size_t kBackwardBytes = std::size_t{8} << 20;
+/// What is laid out in passing at a time, to be used once and soon: always for the backward direction, and for the forward one of few rows,
+/// whose copy else stays for the whole step.
+constexpr std::size_t kPassingBytes = std::size_t{8} << 20;
 
 /// What a tile's products have in common.
 struct Operands {
@@ -130,26 +131,26 @@ void multiply_groups(Stream& stream, const Layout& layout, const std::byte* pack
 
 }  // namespace
 
-void pack_bf16(Stream& stream, const Tensor& value, Index groups, Tensor& packed) {
-  const Index out = value.rows() / groups;
-  const Index in = value.cols();
-  auto& products = stream.kept<Bf16Products>();
-  const Layout layout(products, out, in);
-  if (!packed.defined()) packed = Tensor(stream, {groups, layout.values()}, DType::bf16);
-  lay_out(products, layout, value.data<BFloat16>(), groups, 1, in, static_cast<std::byte*>(packed.raw()), [](Index) { return true; });
-}
-
 void multiply_bf16(Stream& stream, const Tensor& x, const Weights& weights, Direction direction, std::span<const Index> rows,
                    const Tensor& y, const std::function<void()>& poll) {
   auto& products = stream.kept<Bf16Products>();
   const Index in = weights.in();
   const Index out = weights.out();
-  if (direction == Direction::forward) {
-    return multiply_groups(stream, Layout(products, out, in), static_cast<const std::byte*>(weights.packed().raw()), x, rows, y, poll);
-  }
-  const Layout layout(products, in, out);
+  const auto* const values = weights.value().data<BFloat16>();
+  const bool forward = direction == Direction::forward;
+  const Layout layout = forward ? Layout(products, out, in) : Layout(products, in, out);
+  const Index row_step = forward ? 1 : in;
+  const Index column_step = forward ? in : 1;
   const auto groups = static_cast<Index>(rows.size());
-  const Index at_once = std::clamp<Index>(static_cast<Index>(kBackwardBytes / layout.bytes), 1, groups);
+  if (forward && !few_rows(rows)) {
+    const Tensor& packed = weights.packed([&] {
+      Tensor copy(stream, {groups, layout.values()}, DType::bf16);
+      lay_out(products, layout, values, groups, row_step, column_step, static_cast<std::byte*>(copy.raw()), [](Index) { return true; });
+      return copy;
+    });
+    return multiply_groups(stream, layout, static_cast<const std::byte*>(packed.raw()), x, rows, y, poll);
+  }
+  const Index at_once = std::clamp<Index>(static_cast<Index>(kPassingBytes / layout.bytes), 1, groups);
   const Tensor packed(stream, {at_once, layout.values()}, DType::bf16);
   auto* const to = static_cast<std::byte*>(packed.raw());
   Index row = 0;
@@ -157,7 +158,7 @@ void multiply_bf16(Stream& stream, const Tensor& x, const Weights& weights, Dire
     const auto some = rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(at_once, groups - first)));
     const Index count = std::accumulate(some.begin(), some.end(), Index{0});
     if (count == 0) continue;
-    lay_out(products, layout, weights.value().data<BFloat16>() + first * in * out, static_cast<Index>(some.size()), in, 1, to,
+    lay_out(products, layout, values + first * in * out, static_cast<Index>(some.size()), row_step, column_step, to,
             [&](Index group) { return some[static_cast<std::size_t>(group)] > 0; });
     multiply_groups(stream, layout, to, x.row_range(row, count), some, y.row_range(row, count), poll);
     row += count;

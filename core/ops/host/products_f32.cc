@@ -87,10 +87,13 @@ Index outer_out(Index groups, Index out, Index in) {
 
 }  // namespace
 
-void pack_f32(Stream& stream, const Tensor& value, Index groups, Tensor& packed) {
+namespace {
+
+/// Forward panels, each (in, width) row-major; of bf16 values also the values as f32, for the other direction.
+Tensor lay_out(Stream& stream, const Tensor& value, Index groups) {
   const bool widened = value.dtype() != DType::f32;
   const Layout layout(value.rows() / groups, value.cols(), widened);
-  if (!packed.defined()) packed = Tensor(stream, {groups, layout.values()});
+  Tensor packed(stream, {groups, layout.values()});
   float* const to = packed.data<float>();
   with_float_type(value.dtype(), [&](auto type) {
     const auto* from = value.data<decltype(type)>();
@@ -106,7 +109,19 @@ void pack_f32(Stream& stream, const Tensor& value, Index groups, Tensor& packed)
                     layout.in);
     });
   });
+  return packed;
 }
+
+/// One forward panel of one group.
+void lay_out_panel(const Weights& weights, const Layout& layout, Index group, Index panel, float* to) {
+  with_float_type(weights.dtype(), [&](auto type) {
+    const auto* columns = weights.value().data<decltype(type)>() + (group * layout.out + layout.forward.first(panel)) * layout.in;
+    const Index width = layout.forward.width_of(panel);
+    transpose_matrix(columns, layout.in, width, layout.in, to, distance_of(width));
+  });
+}
+
+}  // namespace
 
 void multiply_f32(Stream& stream, const Tensor& x, const Weights& weights, Direction direction, std::span<const Index> rows,
                   const Tensor& y, const std::function<void()>& poll) {
@@ -116,13 +131,25 @@ void multiply_f32(Stream& stream, const Tensor& x, const Weights& weights, Direc
   const Layout layout(weights.out(), weights.in(), weights.dtype() != DType::f32);
   const Panels panels = panels_of(columns, depth);
   const auto tiles = row_tiles(rows, kTileRows, panels.count);
-  const Tensor scratch(stream, {team_size(), kTileRows * (depth + panels.width)});
-  const auto operands = [&](const RowTile& tile) {
+  const bool in_passing = forward && few_rows(rows);
+  const bool as_they_lie = !forward && !layout.widened;
+  const float* const packed = in_passing || as_they_lie
+                                  ? nullptr
+                                  : weights.packed([&] { return lay_out(stream, weights.value(), weights.groups()); }).data<float>();
+  const Index panel_scratch = in_passing ? depth * distance_of(panels.width) : 0;
+  const Tensor scratch(stream, {team_size(), panel_scratch + kTileRows * (depth + panels.width)});
+  /// The panel of a tile; `room` is for one that is laid out in passing.
+  const auto operands = [&](const RowTile& tile, float* room) {
     const Index first = panels.first(tile.panel);
     const Index width = panels.width_of(tile.panel);
-    const float* packed = weights.packed().data<float>() + tile.group * layout.values();
-    if (forward) return Operands{packed + layout.panel_offset(tile.panel), distance_of(width), width, depth};
-    const float* values = layout.widened ? packed + layout.forward_values() : weights.value().data<float>() + tile.group * depth * columns;
+    if (in_passing) {
+      lay_out_panel(weights, layout, tile.group, tile.panel, room);
+      return Operands{room, distance_of(width), width, depth};
+    }
+    const float* const group = packed + tile.group * layout.values();
+    if (forward) return Operands{group + layout.panel_offset(tile.panel), distance_of(width), width, depth};
+    const float* const values =
+        as_they_lie ? weights.value().data<float>() + tile.group * depth * columns : group + layout.forward_values();
     return Operands{values + first, columns, width, depth};
   };
   with_float_type(x.dtype(), [&](auto x_type) {
@@ -131,8 +158,9 @@ void multiply_f32(Stream& stream, const Tensor& x, const Weights& weights, Direc
       auto* to = y.data<decltype(y_type)>();
       run_tasks(static_cast<Index>(tiles.size()), poll, [&](Index task, int thread) {
         const RowTile& tile = tiles[static_cast<std::size_t>(task)];
-        multiply_tile(from + tile.row * depth, operands(tile), tile.rows, to + tile.row * columns + panels.first(tile.panel), columns,
-                      scratch.data<float>() + thread * scratch.cols());
+        float* const room = scratch.data<float>() + thread * scratch.cols();
+        multiply_tile(from + tile.row * depth, operands(tile, room), tile.rows, to + tile.row * columns + panels.first(tile.panel), columns,
+                      room + panel_scratch);
       });
     });
   });

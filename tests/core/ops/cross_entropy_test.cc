@@ -90,11 +90,11 @@ TEST(CrossEntropy, AgreesWithLoopsInF32) {
     const Values before = to_f64(dw);
     Reference expected = loss_f64(c, to_f64(x), to_f64(w), to_f64(targets));
     for (std::size_t i = 0; i < before.size(); ++i) expected.dw[i] += before[i];
-    const CrossEntropyOut out = linear_cross_entropy(cpu(), x, Weights(cpu(), w, 1), targets, c.logit_scale, c.scale, dw);
+    const CrossEntropyOut out = linear_cross_entropy(cpu(), x, Weights(w, 1), targets, c.logit_scale, c.scale, dw);
     expect_close(out.nats, expected.nats, 1e-5, c.name + ", nats");
     expect_close(out.dx, expected.dx, 1e-5, c.name + ", dx");
     expect_close(dw, expected.dw, 1e-5, c.name + ", dw");
-    const CrossEntropyOut loss = linear_cross_entropy(cpu(), x, Weights(cpu(), w, 1), targets, c.logit_scale, c.scale, {});
+    const CrossEntropyOut loss = linear_cross_entropy(cpu(), x, Weights(w, 1), targets, c.logit_scale, c.scale, {});
     test::expect_same_bits(loss.nats, out.nats, c.name + ", without gradient");
     EXPECT_FALSE(loss.dx.defined());
   }
@@ -108,7 +108,7 @@ TEST(CrossEntropy, AgreesWithLoopsInBf16) {
     const Tensor targets = some_targets(c);
     const Tensor dw = Tensor::zeros(cpu(), w.shape());
     const Reference expected = loss_f64(c, to_f64(x), to_f64(w), to_f64(targets));
-    const CrossEntropyOut out = linear_cross_entropy(cpu(), x, Weights(cpu(), w, 1), targets, c.logit_scale, c.scale, dw);
+    const CrossEntropyOut out = linear_cross_entropy(cpu(), x, Weights(w, 1), targets, c.logit_scale, c.scale, dw);
     expect_close(out.nats, expected.nats, 1e-5, c.name + ", nats");
     ASSERT_EQ(out.dx.dtype(), DType::bf16);
     EXPECT_LT(test::relative_error(to_f64(out.dx), expected.dx), 0x1p-8) << c.name;
@@ -122,7 +122,7 @@ TEST(CrossEntropy, MaskedRowsLeaveNoTrace) {
   const Tensor w = random_tensor({30, 8}, 2);
   const Tensor targets = test::tensor_of({20}, std::vector<int>(20, -1));
   const Tensor dw = Tensor::zeros(cpu(), {30, 8});
-  const CrossEntropyOut out = linear_cross_entropy(cpu(), x, Weights(cpu(), w, 1), targets, 1, 1, dw);
+  const CrossEntropyOut out = linear_cross_entropy(cpu(), x, Weights(w, 1), targets, 1, 1, dw);
   for (const Tensor& t : {out.nats, out.dx, dw}) {
     for (const float value : t.values<float>()) ASSERT_EQ(value, 0);
   }
@@ -142,14 +142,14 @@ TEST(CrossEntropy, ScalesMayBeNegative) {
   const Tensor x = random_tensor({9, 8}, 1, 10);
   const Tensor w = random_tensor({30, 8}, 2, 10);
   const Tensor targets = some_targets(c);
-  const CrossEntropyOut out = linear_cross_entropy(cpu(), x, Weights(cpu(), w, 1), targets, c.logit_scale, 1, {});
+  const CrossEntropyOut out = linear_cross_entropy(cpu(), x, Weights(w, 1), targets, c.logit_scale, 1, {});
   expect_close(out.nats, loss_f64(c, to_f64(x), to_f64(w), to_f64(targets)).nats, 1e-5, "nats");
 }
 
 TEST(CrossEntropy, ThreadsAndOtherRowsChangeNothing) {
   const Case c{"", 700, 24, 500};
   const Tensor x = random_tensor({c.rows, c.width}, 1);
-  const Weights w(cpu(), random_tensor({c.vocabulary, c.width}, 2), 1);
+  const Weights w(random_tensor({c.vocabulary, c.width}, 2), 1);
   const Tensor targets = some_targets(c);
   const Tensor dw = Tensor::zeros(cpu(), {c.vocabulary, c.width});
   const CrossEntropyOut whole = linear_cross_entropy(cpu(), x, w, targets, 1, 1, dw);
@@ -181,14 +181,14 @@ TEST(CrossEntropy, BlocksAreBoundedAndWhole) {
 
 TEST(CrossEntropy, RefusesWhatDoesNotFit) {
   const Tensor x = random_tensor({2, 8}, 1);
-  const Weights w(cpu(), random_tensor({5, 8}, 2), 1);
+  const Weights w(random_tensor({5, 8}, 2), 1);
   EXPECT_THROW((void)linear_cross_entropy(cpu(), x, w, test::tensor_of({2}, std::vector<int>{0, 5}), 1, 1, {}), Error);
   EXPECT_THROW((void)linear_cross_entropy(cpu(), x, w, test::tensor_of({2}, std::vector<int>{-2, 0}), 1, 1, {}), Error);
   EXPECT_THROW((void)linear_cross_entropy(cpu(), x, w, test::tensor_of({3}, std::vector<int>{0, 0, 0}), 1, 1, {}), Error);
   EXPECT_THROW((void)linear_cross_entropy(cpu(), x, w, random_tensor({2}, 1), 1, 1, {}), Error);
-  EXPECT_THROW((void)linear_cross_entropy(cpu(), x, Weights(cpu(), random_tensor({10, 8}, 2), 2),
-                                          test::tensor_of({2}, std::vector<int>{0, 0}), 1, 1, {}),
-               Error);
+  EXPECT_THROW(
+      (void)linear_cross_entropy(cpu(), x, Weights(random_tensor({10, 8}, 2), 2), test::tensor_of({2}, std::vector<int>{0, 0}), 1, 1, {}),
+      Error);
   const Tensor none = Tensor::zeros(cpu(), {0, 8});
   EXPECT_EQ(linear_cross_entropy(cpu(), none, w, Tensor::zeros(cpu(), {0}, DType::i32), 1, 1, Tensor::zeros(cpu(), {5, 8})).dx.rows(), 0);
 }

@@ -39,7 +39,7 @@ TEST(CrossEntropyTwin, OutputLayerAndLoss) {
       expect_twins(
           std::string(name_of(dtype)),
           [&](Side& side) {
-            const ops::Weights weights(side.stream, side.in(w), 1);
+            const ops::Weights weights(side.in(w), 1);
             const Tensor dweight = gradient ? side.changed("dweight", random_tensor({500, 24}, 4)) : Tensor();
             const auto out = ops::linear_cross_entropy(side.stream, side.in(x), weights, side.in(targets), 1.5F, 0.01F, dweight);
             side.out("nats", out.nats);

@@ -96,7 +96,7 @@ void check_against_loops(DType dtype, double bound) {
     const Tensor dy = random_tensor({c.total(), c.out}, 3, 1, dtype);
     const Tensor dw = random_tensor({c.groups() * c.out, c.in}, 4);
     const Values before = test::to_f64(dw);
-    const Weights weights(cpu(), w, c.groups());
+    const Weights weights(w, c.groups());
     const Values y = forward_f64(c, test::to_f64(x), test::to_f64(w));
     auto [dx, added] = backward_f64(c, test::to_f64(dy), test::to_f64(x), test::to_f64(w));
     test::expect_close(matmul(cpu(), x, weights, c.rows, dtype), y, bound, c.name + ", y");
@@ -140,7 +140,7 @@ TEST(Matmul, Bf16WithoutHardware) {
 
 TEST(Matmul, MixedTypesAreStoredAsAsked) {
   const Tensor x = random_tensor({37, 48}, 1);
-  const Weights weights(cpu(), random_tensor({20, 48}, 2), 1);
+  const Weights weights(random_tensor({20, 48}, 2), 1);
   const Index rows = 37;
   const Tensor y = matmul(cpu(), x, weights, {&rows, 1}, DType::bf16);
   ASSERT_EQ(y.dtype(), DType::bf16);
@@ -150,13 +150,13 @@ TEST(Matmul, MixedTypesAreStoredAsAsked) {
 TEST(Matmul, RefreshSeesNewValues) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const Tensor value = random_tensor({20, 16}, 1, 1, dtype);
-    Weights weights(cpu(), value, 2);
+    Weights weights(value, 2);
     const Tensor x = random_tensor({4, 16}, 2, 1, dtype);
     const Tensor other = random_tensor({20, 16}, 3, 1, dtype);
     std::memcpy(value.raw(), other.raw(), value.bytes());
-    weights.refresh(cpu());
+    weights.refresh();
     const std::vector<Index> rows{1, 3};
-    test::expect_same_bits(matmul(cpu(), x, weights, rows, dtype), matmul(cpu(), x, Weights(cpu(), other, 2), rows, dtype), "refreshed");
+    test::expect_same_bits(matmul(cpu(), x, weights, rows, dtype), matmul(cpu(), x, Weights(other, 2), rows, dtype), "refreshed");
   }
 }
 
@@ -183,8 +183,8 @@ bool rows_keep_their_bits(DType dtype, Index in, Index out) {
   const Tensor x = random_tensor({kRows, in}, 1, 1, dtype);
   const Tensor w = random_tensor({3 * out, in}, 2, 0.1F, dtype);
   const Tensor dy = random_tensor({kRows, out}, 3, 1, dtype);
-  const Weights one(cpu(), w.row_range(out, out), 1);
-  const Weights three(cpu(), w, 3);
+  const Weights one(w.row_range(out, out), 1);
+  const Weights three(w, 3);
   const Tensor y = matmul(cpu(), x, one);
   const Tensor dx = matmul_backward_input(cpu(), dy, one);
   const auto same = [](const Tensor& a, const Tensor& b) {
@@ -288,7 +288,7 @@ TEST(Matmul, RowsDoNotDependOnTheirNeighboursInBf16) { check_rows(DType::bf16); 
 TEST(Matmul, PollsAndGivesThreadsBack) {
   const int threads = omp_get_max_threads();
   const Tensor x = random_tensor({500, 64}, 1);
-  const Weights weights(cpu(), random_tensor({600, 64}, 2), 1);
+  const Weights weights(random_tensor({600, 64}, 2), 1);
   const Index rows = 500;
   const auto caller = std::this_thread::get_id();
   int polls = 0;
@@ -306,7 +306,7 @@ TEST(Matmul, PollsAndGivesThreadsBack) {
 
 TEST(Matmul, PollErrorsReachTheCaller) {
   const Tensor x = random_tensor({500, 64}, 1);
-  const Weights weights(cpu(), random_tensor({600, 64}, 2), 1);
+  const Weights weights(random_tensor({600, 64}, 2), 1);
   const Index rows = 500;
   const int threads = omp_get_max_threads();
   omp_set_num_threads(1);
@@ -315,7 +315,7 @@ TEST(Matmul, PollErrorsReachTheCaller) {
 }
 
 TEST(Matmul, RefusesWhatDoesNotFit) {
-  const Weights weights(cpu(), random_tensor({20, 16}, 1), 2);
+  const Weights weights(random_tensor({20, 16}, 1), 2);
   const std::vector<Index> rows{1, 2};
   EXPECT_THROW((void)matmul(cpu(), random_tensor({3, 15}, 1), weights, rows, DType::f32), Error);
   EXPECT_THROW((void)matmul(cpu(), random_tensor({4, 16}, 1), weights, rows, DType::f32), Error);
@@ -326,7 +326,7 @@ TEST(Matmul, RefusesWhatDoesNotFit) {
   EXPECT_THROW((void)matmul_backward_input(cpu(), random_tensor({3, 16}, 1), weights, rows, DType::f32), Error);
   EXPECT_THROW(matmul_backward_weight(cpu(), random_tensor({3, 10}, 1), random_tensor({3, 16}, 1), rows, random_tensor({10, 16}, 1)),
                Error);
-  EXPECT_THROW(Weights(cpu(), random_tensor({21, 16}, 1), 2), Error);
+  EXPECT_THROW(Weights(random_tensor({21, 16}, 1), 2), Error);
 }
 
 TEST(Processor, SaysWhatItIs) {

@@ -34,7 +34,7 @@ void check(DType dtype) {
     const Tensor dy = random_tensor({total, c.out}, 3, 1, dtype);
     const Tensor dw = random_tensor({groups * c.out, c.in}, 4);
     expect_twins(c.name, [&](Side& side) {
-      const ops::Weights weights(side.stream, side.in(w), groups);
+      const ops::Weights weights(side.in(w), groups);
       for (const DType out : {DType::f32, DType::bf16}) {
         const std::string as = " in " + std::string(name_of(out));
         side.out("y" + as, ops::matmul(side.stream, side.in(x), weights, c.rows, out));
@@ -53,17 +53,17 @@ TEST(MatmulTwin, SeesNewValuesAtOnce) {
   const Tensor x = random_tensor({3, 8}, 1);
   Side side(gpu(), 0);
   const Tensor value = side.changed("weights", random_tensor({4, 8}, 2));
-  ops::Weights weights(gpu(), value, 1);
+  ops::Weights weights(value, 1);
   const Tensor other = random_tensor({4, 8}, 3);
   gpu().copy(value.raw(), other.raw(), other.bytes());
-  weights.refresh(gpu());
+  weights.refresh();
   const Tensor y = ops::matmul(gpu(), side.in(x), weights);
-  expect_close(y.to(gpu(), Device{}), to_f64(ops::matmul(cpu(), x, ops::Weights(cpu(), other, 1))), 1e-5, "refreshed");
+  expect_close(y.to(gpu(), Device{}), to_f64(ops::matmul(cpu(), x, ops::Weights(other, 1))), 1e-5, "refreshed");
 }
 
 TEST(MatmulTwin, PollsBetweenProducts) {
   const Tensor x = random_tensor({12, 8}, 1, 1, DType::bf16).to(gpu(), gpu().device());
-  const ops::Weights weights(gpu(), random_tensor({12, 8}, 2, 1, DType::bf16).to(gpu(), gpu().device()), 3);
+  const ops::Weights weights(random_tensor({12, 8}, 2, 1, DType::bf16).to(gpu(), gpu().device()), 3);
   int polls = 0;
   const std::vector<Index> rows{4, 4, 4};
   (void)ops::matmul(gpu(), x, weights, rows, DType::f32, [&] { ++polls; });
@@ -76,7 +76,7 @@ TEST(MatmulTwin, SaysWhetherRowsDependOnTheirNeighbours) {
 }
 
 TEST(MatmulTwin, RefusesTensorsOfTheHost) {
-  const ops::Weights weights(gpu(), random_tensor({4, 8}, 2), 1);
+  const ops::Weights weights(random_tensor({4, 8}, 2), 1);
   EXPECT_THROW((void)ops::matmul(gpu(), random_tensor({3, 8}, 1), weights), Error);
 }
 
