@@ -13,7 +13,6 @@ namespace yard {
 /// Three orders meet here. Slots stand in the order of tokens; leaving rows are sorted by expert, and therefore by owner; arriving rows
 /// come source after source, each sorted by expert, and are regrouped to stand expert after expert, each in source order.
 struct DirectExchange::Plan final : ExchangePlan {
-  Index tokens = 0;
   ops::Grouped by_expert;  // slots of each expert; unused ones come last
   ops::Grouped by_token;   // slots of each token
   Tensor sorted_token;     // (S) i32: the token of each slot in the order of by_expert
@@ -62,7 +61,6 @@ std::unique_ptr<ExchangePlan> DirectExchange::plan(Context& context, const Routi
   const Span span(context.profiler, "exchange.plan");
   Stream& stream = context.stream;
   auto plan = std::make_unique<Plan>();
-  plan->tokens = tokens;
   plan->by_expert = ops::group_by(stream, routing.expert, experts_);
   plan->counted_rows = Tensor::on_host(stream, {experts_ + 1}, DType::i32);
   stream.copy(plan->counted_rows.raw(), plan->by_expert.offsets.raw(), plan->counted_rows.bytes());
