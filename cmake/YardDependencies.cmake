@@ -46,7 +46,7 @@ if(ISAL_INCLUDE AND ISAL_LIBRARY)
 endif()
 yard_require(ISAL_FOUND "ISA-L (libisal-dev), for checksums")
 
-# The CUDA backend is chosen by the preset; without it no .cu file is compiled and no stub is needed.
+# The CUDA backend is chosen by the preset; without it no .cu file is compiled.
 set(YARD_CUDA off CACHE STRING "off, nvcc (for GPUs), or emulated (the same .cu files by the C++ compiler on tests/cuda_emulation)")
 set_property(CACHE YARD_CUDA PROPERTY STRINGS off nvcc emulated)
 set(YARD_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "GPUs to compile for, such as 90 for H100")

@@ -11,7 +11,8 @@ namespace yard::ops {
 /// A group may have no rows. Accumulation is f32; results are rounded once, where they are stored.
 ///
 /// What one row becomes does not depend on how many rows came along, on its place, or on the threads (design, section 7): weights are laid
-/// out once, every product goes through fixed tiles of rows, each worked by one thread, with the number of rows padded to a multiple of 16.
+/// out alike for any number of rows, every product goes through fixed tiles of rows, each worked by one thread, with the number of rows
+/// padded to a multiple of 16.
 
 /// Groups of weight matrices (out, in) as products take them: the values, and a copy of them in the order that the processor likes, which
 /// is made when a product first needs it.

@@ -85,40 +85,30 @@ Index outer_out(Index groups, Index out, Index in) {
   return ((out + tiles - 1) / tiles + 63) / 64 * 64;  // of nearly equal width
 }
 
-}  // namespace
-
-namespace {
-
-/// Forward panels, each (in, width) row-major; of bf16 values also the values as f32, for the other direction.
-Tensor lay_out(Stream& stream, const Tensor& value, Index groups) {
-  const bool widened = value.dtype() != DType::f32;
-  const Layout layout(value.rows() / groups, value.cols(), widened);
-  Tensor packed(stream, {groups, layout.values()});
-  float* const to = packed.data<float>();
-  with_float_type(value.dtype(), [&](auto type) {
-    const auto* from = value.data<decltype(type)>();
-    run_tasks(groups * layout.forward.count, [&](Index task, int) {
-      const Index group = task / layout.forward.count;
-      const Index panel = task % layout.forward.count;
-      const auto* columns = from + (group * layout.out + layout.forward.first(panel)) * layout.in;
-      const Index width = layout.forward.width_of(panel);
-      float* const start = to + group * layout.values();
-      transpose_matrix(columns, layout.in, width, layout.in, start + layout.panel_offset(panel), distance_of(width));
-      if (widened)
-        copy_matrix(columns, layout.in, width, layout.in, start + layout.forward_values() + layout.forward.first(panel) * layout.in,
-                    layout.in);
-    });
-  });
-  return packed;
-}
-
-/// One forward panel of one group.
+/// Lays out one forward panel of one group.
 void lay_out_panel(const Weights& weights, const Layout& layout, Index group, Index panel, float* to) {
   with_float_type(weights.dtype(), [&](auto type) {
     const auto* columns = weights.value().data<decltype(type)>() + (group * layout.out + layout.forward.first(panel)) * layout.in;
     const Index width = layout.forward.width_of(panel);
     transpose_matrix(columns, layout.in, width, layout.in, to, distance_of(width));
   });
+}
+
+/// All forward panels, each (in, width) row-major; of bf16 values also the values as f32, for the other direction.
+Tensor lay_out(Stream& stream, const Weights& weights, const Layout& layout) {
+  Tensor packed(stream, {weights.groups(), layout.values()});
+  float* const to = packed.data<float>();
+  run_tasks(weights.groups() * layout.forward.count, [&](Index task, int) {
+    const Index group = task / layout.forward.count;
+    const Index panel = task % layout.forward.count;
+    float* const start = to + group * layout.values();
+    lay_out_panel(weights, layout, group, panel, start + layout.panel_offset(panel));
+    if (!layout.widened) return;
+    const Index first = layout.forward.first(panel);
+    copy_matrix(weights.value().data<BFloat16>() + (group * layout.out + first) * layout.in, layout.in, layout.forward.width_of(panel),
+                layout.in, start + layout.forward_values() + first * layout.in, layout.in);
+  });
+  return packed;
 }
 
 }  // namespace
@@ -133,12 +123,11 @@ void multiply_f32(Stream& stream, const Tensor& x, const Weights& weights, Direc
   const auto tiles = row_tiles(rows, kTileRows, panels.count);
   const bool in_passing = forward && few_rows(rows);
   const bool as_they_lie = !forward && !layout.widened;
-  const float* const packed = in_passing || as_they_lie
-                                  ? nullptr
-                                  : weights.packed([&] { return lay_out(stream, weights.value(), weights.groups()); }).data<float>();
+  const float* const packed =
+      in_passing || as_they_lie ? nullptr : weights.packed([&] { return lay_out(stream, weights, layout); }).data<float>();
   const Index panel_scratch = in_passing ? depth * distance_of(panels.width) : 0;
   const Tensor scratch(stream, {team_size(), panel_scratch + kTileRows * (depth + panels.width)});
-  /// The panel of a tile; `room` is for one that is laid out in passing.
+  // `room` is for a panel that is laid out in passing.
   const auto operands = [&](const RowTile& tile, float* room) {
     const Index first = panels.first(tile.panel);
     const Index width = panels.width_of(tile.panel);
