@@ -237,6 +237,45 @@ TEST(Routing, BalanceIsOneAtPerfectBalanceForEveryK) {
   }
 }
 
+TEST(Routing, ReportsOfManyExperts) {
+  constexpr Index kExperts = 600;  // more than a thread adds up at once, and no multiple of that
+  constexpr Index kRows = 40;
+  const Tensor p = probabilities(kRows, kExperts, 1);
+  const Tensor lse = random_tensor({kRows}, 2);
+  const Tensor ids = Tensor::zeros(cpu(), {kRows}, DType::i32);
+  ids.data<std::int32_t>()[7] = -1;
+  const Tensor counts = Tensor::zeros(cpu(), {2, kExperts}, DType::i64);
+  for (Index i = 0; i < counts.elements(); ++i) counts.data<std::int64_t>()[i] = i % 7;
+  Values sums(3 + kExperts, 0.0);
+  const Values probability = to_f64(p);
+  for (Index s = 0; s < 2; ++s) {
+    double tokens = 0;
+    Values of_sequence(kExperts, 0.0);
+    for (Index n = s * 20; n < s * 20 + 20; ++n) {
+      if (n == 7) continue;
+      tokens += 1;
+      sums[1] += std::pow(to_f64(lse)[static_cast<std::size_t>(n)], 2);
+      for (Index e = 0; e < kExperts; ++e)
+        of_sequence[static_cast<std::size_t>(e)] += probability[static_cast<std::size_t>(n * kExperts + e)];
+    }
+    sums[0] += tokens;
+    for (Index e = 0; e < kExperts; ++e) {
+      const double all = of_sequence[static_cast<std::size_t>(e)];
+      sums[static_cast<std::size_t>(3 + e)] += all;
+      sums[2] += static_cast<double>(kExperts * ((s * kExperts + e) % 7)) * all / (2 * tokens * tokens);
+    }
+  }
+  for (const int threads : {1, 2, 3}) {
+    with_threads(threads, [&] {
+      const Tensor report = Tensor::zeros(cpu(), {3 + kExperts}, DType::f64);
+      ops::add_router_report(cpu(), p, lse, ids, counts, 20, 2, report);
+      const Values found = to_f64(report);
+      for (std::size_t i = 0; i < sums.size(); ++i) EXPECT_NEAR(found[i], sums[i], 1e-6 * sums[i]) << "entry " << i;
+      return 0;
+    });
+  }
+}
+
 TEST(Routing, JitterIsKeyedByTheRowAndStaysInItsRange) {
   const Tensor ones = Tensor::of<float>(cpu(), {64, 32}, std::vector<float>(64 * 32, 1.0F));
   const Tensor key(cpu(), {64}, DType::i64);
