@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/ops/host/attention_block.h"
 #include "core/ops/host/layout.h"
 #include "core/ops/host/tasks.h"
 #include "core/ops/vector_math.h"
@@ -26,8 +27,8 @@ void multiply_keys(const float* query, const T* keys, Index entries, Index width
 }
 
 /// One query row over `entries` keys and values. Scores are made of f32 queries that carry the scale.
-/// scores: (entries)  wide: (width)
-template <class T>
+/// Probabilities meet the values as V, as they do in products of many rows.                      scores: (entries)  wide: (width)
+template <class V, class T>
 void attend_row(const T* query, const T* keys, const T* values, Index entries, const AttentionSettings& settings, float* scores,
                 float* wide, T* out) {
   const Index width = settings.heads.width;
@@ -41,8 +42,9 @@ void attend_row(const T* query, const T* keys, const T* values, Index entries, c
   float total = 0;
 #pragma omp simd reduction(+ : total)
   for (Index j = 0; j < entries; ++j) {
-    scores[j] = vexp(scores[j] - most);
-    total += scores[j];
+    const float value = vexp(scores[j] - most);
+    total += value;
+    scores[j] = stored_in<V>(value);
   }
   std::fill(wide, wide + width, 0.0F);
   for (Index j = 0; j < entries; ++j) {
@@ -63,8 +65,7 @@ void attention_by_row(Stream& stream, const Tensor& qkv, const Tensor& keys, con
   const Index capacity = keys.shape()[2];
   const Index group = heads.heads / heads.kv_heads;  // query heads that read the same keys, one after another
   const Tensor scratch(stream, {team_size(), capacity + heads.width});
-  with_float_type(qkv.dtype(), [&](auto type) {
-    using T = decltype(type);
+  const auto attend_rows = [&]<class T, class V>(T, V) {
     run_tasks(keys.shape()[0] * heads.kv_heads, [&](Index task, int thread) {
       const Index sequence = task / heads.kv_heads;
       const Index first = task % heads.kv_heads * group;
@@ -72,11 +73,12 @@ void attention_by_row(Stream& stream, const Tensor& qkv, const Tensor& keys, con
       const Index cached = task * capacity * heads.width;
       float* const scores = scratch.data<float>() + thread * scratch.cols();
       for (Index head = first; head < first + group; ++head) {
-        attend_row(qkv.data<T>() + sequence * heads.columns() + head * heads.width, keys.data<T>() + cached, values.data<T>() + cached,
-                   entries, settings, scores, scores + capacity, out.data<T>() + (sequence * heads.heads + head) * heads.width);
+        attend_row<V>(qkv.data<T>() + sequence * heads.columns() + head * heads.width, keys.data<T>() + cached, values.data<T>() + cached,
+                      entries, settings, scores, scores + capacity, out.data<T>() + (sequence * heads.heads + head) * heads.width);
       }
     });
-  });
+  };
+  with_float_type(qkv.dtype(), [&]<class T>(T type) { with_product_type<T>([&](auto value) { attend_rows(type, value); }); });
 }
 
 }  // namespace yard::ops::host

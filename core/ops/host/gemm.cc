@@ -2,6 +2,7 @@
 
 #include <dnnl.hpp>
 
+#include <algorithm>
 #include <array>
 #include <mutex>
 #include <tuple>
@@ -78,9 +79,11 @@ struct Bf16Products::Library {
   }
 
   std::unique_ptr<Bf16Product> compile(const Bf16Shape& s) {
-    const bool turned = s.a_is == Operand::transposed;
-    const auto a = matrix(s.m, s.k, Types::bf16, turned ? 1 : s.k, turned ? s.m : 1);
-    const auto b = s.b_is_packed ? packed_form(s.k, s.n) : matrix(s.k, s.n, Types::bf16, s.n, 1);
+    const bool a_turned = s.a_is == Operand::transposed;
+    const auto a = matrix(s.m, s.k, Types::bf16, a_turned ? 1 : s.k, a_turned ? s.m : 1);
+    const bool b_turned = s.b_is == Operand::transposed;
+    const auto b =
+        s.b_is == Operand::packed ? packed_form(s.k, s.n) : matrix(s.k, s.n, Types::bf16, b_turned ? 1 : s.n, b_turned ? s.k : 1);
     const auto c = matrix(s.m, s.n, s.out == DType::f32 ? Types::f32 : Types::bf16, s.n, 1);
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -127,6 +130,14 @@ void Bf16Products::pack(Index k, Index n, const BFloat16* b, Index row_step, Ind
   }
   dnnl::stream stream(library_->engine);
   laying.execute(stream, source, target);
+}
+
+void Bf16Runner::find(const Bf16Shape& shape) {
+  const auto found = std::find_if(met_.begin(), met_.end(), [&](const Met& met) { return met.shape == shape; });
+  last_ = static_cast<std::size_t>(found - met_.begin());
+  if (found != met_.end()) return;
+  const Bf16Product& product = products_->of(shape);
+  met_.push_back({shape, &product, product.arguments(*stream_)});
 }
 
 void sgemm(Operand a_is, Operand b_is, Index m, Index n, Index k, float alpha, const float* a, Index lda, const float* b, Index ldb,

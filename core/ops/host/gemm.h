@@ -4,14 +4,16 @@
 #include <map>
 #include <memory>
 #include <shared_mutex>
+#include <vector>
 
+#include "core/ops/host/tasks.h"
 #include "core/tensor/tensor.h"
 
 namespace yard::ops::host {
 
 /// Products that one thread computes, of row-major matrices at a distance of ld values a row. Callers share out the tiles (run_tasks).
 
-enum class Operand : std::uint8_t { plain, transposed };  // transposed: stored as (columns, rows)
+enum class Operand : std::uint8_t { plain, transposed, packed };  // transposed: stored as (columns, rows); packed: by Bf16Products::pack
 
 /// C = alpha A B + beta C in f32.                                    A: (m, k)  B: (k, n)  C: (m, n)
 void sgemm(Operand a_is, Operand b_is, Index m, Index n, Index k, float alpha, const float* a, Index lda, const float* b, Index ldb,
@@ -24,9 +26,8 @@ bool multiplies_bf16();
 /// the library falls back to loops that are a hundred times slower.
 struct Bf16Shape {
   Index m = 0, n = 0, k = 0;
-  Operand a_is = Operand::plain;
-  bool b_is_packed = false;  // laid out by Bf16Products::pack
-  DType out = DType::bf16;   // of C
+  Operand a_is = Operand::plain, b_is = Operand::plain;
+  DType out = DType::bf16;  // of C
   bool accumulate = false;
   auto operator<=>(const Bf16Shape&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 trips over the default
 };
@@ -42,24 +43,6 @@ class Bf16Product {
   virtual ~Bf16Product() = default;
   virtual std::unique_ptr<Arguments> arguments(Stream&) const = 0;
   virtual void run(Arguments&, const BFloat16* a, const void* b, void* c) const = 0;
-};
-
-/// One thread's runs: keeps the arguments of the last product, since the next is mostly the same.
-class Bf16Runner {
- public:
-  explicit Bf16Runner(Stream& stream) : stream_(&stream) {}
-  void run(const Bf16Product& product, const BFloat16* a, const void* b, void* c) {
-    if (product_ != &product) {
-      arguments_ = product.arguments(*stream_);
-      product_ = &product;
-    }
-    product.run(*arguments_, a, b, c);
-  }
-
- private:
-  Stream* stream_;
-  const Bf16Product* product_ = nullptr;
-  std::unique_ptr<Bf16Product::Arguments> arguments_;
 };
 
 /// The compiled products of a stream by shape: compiling one costs as much as running it many times. Safe to use from several threads.
@@ -82,5 +65,59 @@ class Bf16Products {
   std::shared_mutex mutex_;
   std::map<Bf16Shape, std::unique_ptr<Bf16Product>> products_;
 };
+
+/// One thread's runs: keeps the arguments of each product that it has met.
+class Bf16Runner {
+ public:
+  explicit Bf16Runner(Stream& stream) : stream_(&stream), products_(&stream.kept<Bf16Products>()) {}
+  void run(const Bf16Shape& shape, const BFloat16* a, const void* b, void* c) {
+    if (met_.empty() || met_[last_].shape != shape) find(shape);
+    met_[last_].product->run(*met_[last_].arguments, a, b, c);
+  }
+
+ private:
+  struct Met {
+    Bf16Shape shape;
+    const Bf16Product* product;
+    std::unique_ptr<Bf16Product::Arguments> arguments;
+  };
+  void find(const Bf16Shape& shape);
+  Stream* stream_;
+  Bf16Products* products_;
+  std::vector<Met> met_;
+  std::size_t last_ = 0;
+};
+
+/// One thread's products C = A B or C += A B of dense matrices of V, float or BFloat16, with C in f32.
+template <class V>
+class DenseProducts;
+
+template <>
+class DenseProducts<float> {
+ public:
+  explicit DenseProducts(Stream&) {}
+  void multiply(Operand a_is, Operand b_is, Index m, Index n, Index k, const float* a, const float* b, float* c, bool accumulate) const {
+    sgemm(a_is, b_is, m, n, k, 1, a, a_is == Operand::plain ? k : m, b, b_is == Operand::plain ? n : k, accumulate ? 1.0F : 0.0F, c, n);
+  }
+};
+
+template <>
+class DenseProducts<BFloat16> {
+ public:
+  explicit DenseProducts(Stream& stream) : runner_(stream) {}
+  void multiply(Operand a_is, Operand b_is, Index m, Index n, Index k, const BFloat16* a, const BFloat16* b, float* c, bool accumulate) {
+    runner_.run({.m = m, .n = n, .k = k, .a_is = a_is, .b_is = b_is, .out = DType::f32, .accumulate = accumulate}, a, b, c);
+  }
+
+ private:
+  Bf16Runner runner_;
+};
+
+template <class Runner>
+std::vector<Runner> one_for_each_thread(Stream& stream) {
+  std::vector<Runner> result;
+  for (int thread = 0; thread < team_size(); ++thread) result.emplace_back(stream);
+  return result;
+}
 
 }  // namespace yard::ops::host

@@ -19,12 +19,6 @@ constexpr Index kOuterStep = 16;                          // and its remainder i
 /// Narrow results are one panel and stored where they belong; wider ones go through scratch, so a panel is wide.
 Panels panels_of(Index columns, Index depth) { return {columns, depth, 384 * 2048, 1024}; }
 
-std::vector<Bf16Runner> one_for_each_thread(Stream& stream) {
-  std::vector<Bf16Runner> result;
-  for (int thread = 0; thread < team_size(); ++thread) result.emplace_back(stream);
-  return result;
-}
-
 /// Where the panels of one group lie in the library's own order, in bytes.
 struct Layout {
   Panels panels;
@@ -63,8 +57,8 @@ struct Operands {
   DType out;
 };
 
-void multiply_tile(Bf16Products& products, const Operands& by, const BFloat16* x, Index rows, std::byte* y, Bf16Runner& runner,
-                   BFloat16* x_scratch, std::byte* y_scratch) {
+void multiply_tile(const Operands& by, const BFloat16* x, Index rows, std::byte* y, Bf16Runner& runner, BFloat16* x_scratch,
+                   std::byte* y_scratch) {
   const std::size_t y_row = static_cast<std::size_t>(by.y_distance) * size_of(by.out);
   const std::size_t width = static_cast<std::size_t>(by.width) * size_of(by.out);
   while (rows > 0) {
@@ -83,8 +77,7 @@ void multiply_tile(Bf16Products& products, const Operands& by, const BFloat16* x
       from = x_scratch;
     }
     std::byte* const to = real == piece && width == y_row ? y : y_scratch;
-    const Bf16Product& product = products.of({.m = piece, .n = by.width, .k = by.depth, .b_is_packed = true, .out = by.out});
-    runner.run(product, from, by.weights, to);
+    runner.run({.m = piece, .n = by.width, .k = by.depth, .b_is = Operand::packed, .out = by.out}, from, by.weights, to);
     if (to == y_scratch) {
       for (Index row = 0; row < real; ++row) {
         std::memcpy(y + static_cast<std::size_t>(row) * y_row, y_scratch + static_cast<std::size_t>(row) * width, width);
@@ -109,12 +102,11 @@ namespace {
 /// The products of groups whose panels lie at `packed`.
 void multiply_groups(Stream& stream, const Layout& layout, const std::byte* packed, const Tensor& x, std::span<const Index> rows,
                      const Tensor& y, const std::function<void()>& poll) {
-  auto& products = stream.kept<Bf16Products>();
   const Panels& panels = layout.panels;
   const Index depth = x.cols();
   const Index columns = y.cols();
   const auto tiles = row_tiles(rows, kTileRows, panels.count);
-  auto runners = one_for_each_thread(stream);
+  auto runners = one_for_each_thread<Bf16Runner>(stream);
   const Tensor x_scratch(stream, {team_size(), kPieces.back() * depth}, DType::bf16);
   const Tensor y_scratch(stream, {team_size(), kTileRows * panels.width}, y.dtype());
   const std::size_t value = size_of(y.dtype());
@@ -123,7 +115,7 @@ void multiply_groups(Stream& stream, const Layout& layout, const std::byte* pack
     const Operands by{packed + static_cast<std::size_t>(tile.group) * layout.bytes + static_cast<std::size_t>(tile.panel) * layout.step,
                       panels.width_of(tile.panel), depth, columns, y.dtype()};
     auto* const to = static_cast<std::byte*>(y.raw()) + static_cast<std::size_t>(tile.row * columns + panels.first(tile.panel)) * value;
-    multiply_tile(products, by, x.data<BFloat16>() + tile.row * depth, tile.rows, to, runners[static_cast<std::size_t>(thread)],
+    multiply_tile(by, x.data<BFloat16>() + tile.row * depth, tile.rows, to, runners[static_cast<std::size_t>(thread)],
                   x_scratch.data<BFloat16>() + thread * x_scratch.cols(),
                   static_cast<std::byte*>(y_scratch.raw()) + static_cast<std::size_t>(thread * y_scratch.cols()) * value);
   });
@@ -171,8 +163,7 @@ void add_outer_bf16(Stream& stream, const Tensor& dy, const Tensor& x, std::span
   const Index in = x.cols();
   const Index tile_out = std::min(out, outer_out(static_cast<Index>(rows.size()), out, in));
   const auto tiles = outer_tiles(rows, out, in, tile_out, in);
-  auto& products = stream.kept<Bf16Products>();
-  auto runners = one_for_each_thread(stream);
+  auto runners = one_for_each_thread<Bf16Runner>(stream);
   const Tensor a_scratch(stream, {team_size(), kOuterRows * tile_out}, DType::bf16);
   const Tensor b_scratch(stream, {team_size(), kOuterRows * in}, DType::bf16);
   run_tasks(static_cast<Index>(tiles.size()), poll, [&](Index task, int thread) {
@@ -195,9 +186,8 @@ void add_outer_bf16(Stream& stream, const Tensor& dy, const Tensor& x, std::span
         std::fill(b_part + real * in, b_part + depth * in, BFloat16{});
         b = b_part;
       }
-      const Bf16Product& product =
-          products.of({.m = at.outs, .n = in, .k = depth, .a_is = Operand::transposed, .out = DType::f32, .accumulate = true});
-      runner.run(product, a, b, dweight.data<float>() + (at.group * out + at.out) * in);
+      const Bf16Shape shape{.m = at.outs, .n = in, .k = depth, .a_is = Operand::transposed, .out = DType::f32, .accumulate = true};
+      runner.run(shape, a, b, dweight.data<float>() + (at.group * out + at.out) * in);
       done += real;
     }
   });

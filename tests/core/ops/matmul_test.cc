@@ -247,8 +247,8 @@ bool library_keeps_bits(DType dtype, Index in, Index out) {
     host::run_tasks(kRows / piece, [&](Index i, int) {
       float* const to = y.data<float>() + i * piece * out;
       if (narrow) {
-        const host::Bf16Shape shape{.m = piece, .n = out, .k = in, .b_is_packed = true, .out = DType::f32};
-        runner.run(products.of(shape), x.data<BFloat16>() + i * piece * in, packed.data(), to);
+        const host::Bf16Shape shape{.m = piece, .n = out, .k = in, .b_is = host::Operand::packed, .out = DType::f32};
+        runner.run(shape, x.data<BFloat16>() + i * piece * in, packed.data(), to);
       } else {
         const float* const from = x.data<float>() + i * piece * in;
         host::sgemm(host::Operand::plain, host::Operand::plain, piece, out, in, 1, from, in, w.data<float>(), out, 0, to, out);
