@@ -28,10 +28,9 @@ ActivateGradient activate_backward(Stream& stream, const Tensor& dh, const Tenso
   const Shape expected = check_activation(z, weight, gated);
   check(dh.shape() == expected, "the gradient of an activation of ", z.shape(), " must be ", expected, ", got ", dh.shape());
   ActivateGradient result;
-  result.dz = Tensor(stream, z.shape(), z.dtype());
+  result.dz = z;
   if (weight.defined()) result.dweight = Tensor(stream, {z.length()});
-  dispatch(stream.device(),
-           [&](auto on) { kernels::activate_backward(on, stream, dh, z, weight, activation, gated, result.dz, result.dweight); });
+  dispatch(stream.device(), [&](auto on) { kernels::activate_backward(on, stream, dh, z, weight, activation, gated, result.dweight); });
   return result;
 }
 
@@ -103,24 +102,24 @@ void forward_row(const T* z, float weight, bool gated, T* h, Index width) {
   for (Index c = 0; c < width; ++c) h[c] = weight * Act::value(z[c]) * static_cast<float>(z[width + c]);
 }
 
-/// dz of one row; returns <dh, act * up>.
+/// Turns z into dz, one row; returns <dh, act * up>.
 template <class Act, class Dh, class T>
-float backward_row(const Dh* dh, const T* z, float weight, bool gated, T* dz, Index width) {
+float backward_row(const Dh* dh, T* z, float weight, bool gated, Index width) {
   if (gated) {
     return lane_sum(width, [=](Index c) {
       const Point gate = Act::point(z[c]);
       const float up = z[width + c];
       const float gradient = dh[c];
       const float weighted = gradient * weight;
-      dz[c] = weighted * up * gate.slope;
-      dz[width + c] = weighted * gate.value;
+      z[c] = weighted * up * gate.slope;
+      z[width + c] = weighted * gate.value;
       return gradient * gate.value * up;
     });
   }
   return lane_sum(width, [=](Index c) {
     const Point at = Act::point(z[c]);
     const float gradient = dh[c];
-    dz[c] = gradient * weight * at.slope;
+    z[c] = gradient * weight * at.slope;
     return gradient * at.value;
   });
 }
@@ -145,7 +144,7 @@ void activate(Cpu, Stream&, const Tensor& z, const Tensor& weight, Activation ac
 }
 
 void activate_backward(Cpu, Stream&, const Tensor& dh, const Tensor& z, const Tensor& weight, Activation activation, bool gated,
-                       const Tensor& dz, const Tensor& dweight) {
+                       const Tensor& dweight) {
   const Index width = dh.cols();
   const Index stride = gated ? 2 * width : width;
   const float* weights = weight.defined() ? weight.data<float>() : nullptr;
@@ -154,13 +153,11 @@ void activate_backward(Cpu, Stream&, const Tensor& dh, const Tensor& z, const Te
     with_float_type(dh.dtype(), [&](auto gradient_type) {
       with_float_type(z.dtype(), [&](auto type) {
         const auto* gradient = dh.data<decltype(gradient_type)>();
-        const auto* from = z.data<decltype(type)>();
-        auto* to = dz.data<decltype(type)>();
+        auto* const rows = z.data<decltype(type)>();
         parallel_ranges(dh.rows(), 2 * kCost * width, 1, [=](Index first, Index last) {
           for (Index row = first; row < last; ++row) {
             const float factor = weights == nullptr ? 1.0F : weights[row];
-            const float sum =
-                backward_row<decltype(act)>(gradient + row * width, from + row * stride, factor, gated, to + row * stride, width);
+            const float sum = backward_row<decltype(act)>(gradient + row * width, rows + row * stride, factor, gated, width);
             if (sums != nullptr) sums[row] = sum;
           }
         });

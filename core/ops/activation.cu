@@ -82,14 +82,13 @@ __global__ void activate_row(const T* z, const float* weight, bool gated, T* h, 
   }
 }
 
-/// dz and <dh, act * up> of one row a block.
+/// z becomes dz; <dh, act * up> beside it. One row a block.
 template <int kPack, class Act, class Dh, class T>
-__global__ void activate_row_backward(const Dh* dh, const T* z, const float* weight, bool gated, T* dz, float* dweight, Index width) {
+__global__ void activate_row_backward(const Dh* dh, T* z, const float* weight, bool gated, float* dweight, Index width) {
   const Index row = blockIdx.x;
   const Index packs = width / kPack;
   const Index stride = gated ? 2 * width : width;
-  const T* in = z + row * stride;
-  T* out = dz + row * stride;
+  T* in = z + row * stride;
   const float factor = weight == nullptr ? 1.0F : weight[row];
   float sum = 0;
   for (Index p = threadIdx.x; p < packs; p += blockDim.x) {
@@ -107,7 +106,7 @@ __global__ void activate_row_backward(const Dh* dh, const T* z, const float* wei
         dup.values[i] = d * factor * at.value;
         sum += d * at.value * through;
       }
-      store_pack(out + width, p, dup);
+      store_pack(in + width, p, dup);
     } else {
       for (int i = 0; i < kPack; ++i) {
         const Point at = Act::point(gate.values[i]);
@@ -116,7 +115,7 @@ __global__ void activate_row_backward(const Dh* dh, const T* z, const float* wei
         sum += d * at.value;
       }
     }
-    store_pack(out, p, dgate);
+    store_pack(in, p, dgate);
   }
   if (dweight == nullptr) return;
   sum = block_reduce(sum);
@@ -141,7 +140,7 @@ void activate(Cuda, Stream& stream, const Tensor& z, const Tensor& weight, Activ
 }
 
 void activate_backward(Cuda, Stream& stream, const Tensor& dh, const Tensor& z, const Tensor& weight, Activation activation, bool gated,
-                       const Tensor& dz, const Tensor& dweight) {
+                       const Tensor& dweight) {
   with_activation(activation, [&](auto act) {
     with_float_type(dh.dtype(), [&](auto gradient) {
       with_float_type(z.dtype(), [&](auto type) {
@@ -149,10 +148,10 @@ void activate_backward(Cuda, Stream& stream, const Tensor& dh, const Tensor& z, 
         using T = decltype(type);
         const auto body = [&](auto pack) {
           launch(activate_row_backward<pack(), decltype(act), Dh, T>, blocks_for(dh.rows(), 1), row_threads(dh.cols()), stream,
-                 on_device<Dh>(dh), on_device<T>(z), factors(weight), gated, on_device<T>(dz),
-                 dweight.defined() ? on_device<float>(dweight) : nullptr, dh.cols());
+                 on_device<Dh>(dh), on_device<T>(z), factors(weight), gated, dweight.defined() ? on_device<float>(dweight) : nullptr,
+                 dh.cols());
         };
-        with_packs(dh.cols(), body, dh, z, dz);
+        with_packs(dh.cols(), body, dh, z);
       });
     });
   });

@@ -11,7 +11,8 @@ enum class Activation : std::uint8_t { silu, gelu_tanh, gelu, relu };
 ///                 h: (R, F) in z's dtype
 Tensor activate(Stream&, const Tensor& z, const Tensor& weight, Activation, bool gated);
 
-/// From dh, the gradient of h above (which holds the weight already): dz, and per row d(weight) = <dh, act(gate) * up> before the weight.
+/// From dh, the gradient of h above (which holds the weight already): dz, which takes the place of z in memory, and per row
+/// d(weight) = <dh, act(gate) * up> before the weight.
 ///                 dh: (R, F)  dz: like z  dweight: (R) f32, empty when weight is empty
 struct ActivateGradient {
   Tensor dz, dweight;
@@ -20,10 +21,10 @@ ActivateGradient activate_backward(Stream&, const Tensor& dh, const Tensor& z, c
 
 namespace kernels {
 void activate(Cpu, Stream&, const Tensor& z, const Tensor& weight, Activation, bool gated, const Tensor& h);
-void activate_backward(Cpu, Stream&, const Tensor& dh, const Tensor& z, const Tensor& weight, Activation, bool gated, const Tensor& dz,
+void activate_backward(Cpu, Stream&, const Tensor& dh, const Tensor& z, const Tensor& weight, Activation, bool gated,
                        const Tensor& dweight);
 void activate(Cuda, Stream&, const Tensor& z, const Tensor& weight, Activation, bool gated, const Tensor& h);
-void activate_backward(Cuda, Stream&, const Tensor& dh, const Tensor& z, const Tensor& weight, Activation, bool gated, const Tensor& dz,
+void activate_backward(Cuda, Stream&, const Tensor& dh, const Tensor& z, const Tensor& weight, Activation, bool gated,
                        const Tensor& dweight);
 }  // namespace kernels
 

@@ -13,8 +13,13 @@ namespace {
 
 constexpr Index kTileRows = 128;
 constexpr std::array<Index, 4> kPieces{128, 64, 32, 16};  // a remainder is made of these, the last one padded: few products to compile
-constexpr Index kOuterRows = 512;                         // rows that one product of a weight gradient sums
-constexpr Index kOuterStep = 16;                          // and its remainder is a multiple of this
+// Rows that one product of a weight gradient sums: kOuterRows of many, then a multiple of kOuterPiece, then what is left, filled up to a
+// multiple of kOuterStep: few products to compile.
+constexpr Index kOuterRows = 1024;
+constexpr Index kOuterPiece = 128;
+constexpr Index kOuterStep = 16;
+
+Index outer_piece(Index rows) { return rows < kOuterPiece ? rows : std::min(rows / kOuterPiece * kOuterPiece, kOuterRows); }
 
 /// Narrow results are one panel and stored where they belong; wider ones go through scratch, so a panel is wide.
 Panels panels_of(Index columns, Index depth) { return {columns, depth, 384 * 2048, 1024}; }
@@ -172,7 +177,7 @@ void add_outer_bf16(Stream& stream, const Tensor& dy, const Tensor& x, std::span
     BFloat16* const a_part = a_scratch.data<BFloat16>() + thread * a_scratch.cols();
     BFloat16* const b_part = b_scratch.data<BFloat16>() + thread * b_scratch.cols();
     for (Index done = 0; done < at.rows;) {
-      const Index real = std::min(kOuterRows, at.rows - done);
+      const Index real = outer_piece(at.rows - done);
       const Index depth = (real + kOuterStep - 1) / kOuterStep * kOuterStep;
       const BFloat16* a = dy.data<BFloat16>() + (at.row + done) * out + at.out;
       const BFloat16* b = x.data<BFloat16>() + (at.row + done) * in;

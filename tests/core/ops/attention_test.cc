@@ -44,6 +44,8 @@ std::vector<Case> cases() {
           {"four share", {4, 1, 32}, 1, 64},
           {"two pairs of two", {4, 2, 10}, 3, 33},
           {"long", {1, 1, 8}, 1, 300},
+          {"more keys than are met at once", {2, 1, 8}, 1, 1100, 0.5F, 0, {40}},
+          {"many capped keys", {1, 1, 4}, 1, 1030, 0.7F, 1.5F},
           {"documents", {2, 1, 8}, 2, 150, 0.3F, 0, {1, 40, 64, 100, 149}},
           {"capped", {2, 2, 8}, 1, 90, 0.7F, 1.5F},
           {"capped documents", {2, 1, 4}, 1, 70, 0.7F, 2, {30}},
@@ -149,7 +151,8 @@ TEST(Attention, AgreesWithLoopsInF32) {
   }
 }
 
-// The inside is f32: what remains is the rounding of results to bf16 (2^-8 of each), and of the result that the gradient's row sums use.
+// Scores and sums are f32: what remains is the rounding of results to bf16 (2^-8 of each), of the result that the gradient's row sums use,
+// and of probabilities and their gradients where products take them as bf16.
 TEST(Attention, AgreesWithLoopsInBf16) {
   for (const Case& c : cases()) {
     const Tensor qkv = random_tensor({c.rows(), c.heads.columns()}, 1, 1, DType::bf16);
@@ -211,14 +214,14 @@ TEST(Attention, DocumentsAreSequencesOfTheirOwn) {
 TEST(Attention, CachedRowsAgreeWithWholeSequences) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const float cap : {0.0F, 2.0F}) {
-      const Case c{"", {4, 2, 16}, 2, 140, 0.25F, cap};
+      const Case c{"", {4, 2, 16}, 2, 1140, 0.25F, cap};
       const Tensor qkv = random_tensor({c.rows(), c.heads.columns()}, 1, 1, dtype);
       const Values whole = to_f64(attention(cpu(), qkv, c.positions(), c.settings()).out);
-      const Shape shape{2, c.heads.kv_heads, 150, c.heads.width};
+      const Shape shape{2, c.heads.kv_heads, 1150, c.heads.width};
       const Tensor keys = random_tensor(shape, 5, 100, dtype);  // what lies beyond the entries must not matter
       const Tensor values = random_tensor(shape, 6, 100, dtype);
       Index done = 0;
-      for (const Index fresh : {70, 1, 1, 65, 3}) {
+      for (const Index fresh : {70, 1, 1, 65, 3, 900, 1, 99}) {
         Tensor rows(cpu(), {2 * fresh, c.heads.columns()}, dtype);
         Values expected;
         for (Index s = 0; s < 2; ++s) {
