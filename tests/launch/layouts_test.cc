@@ -7,8 +7,9 @@ namespace {
 
 using namespace test;
 
+// Epsilon lies above the rounding of gradients: AdamW would make steps of what is noise there.
 constexpr const char* kBase =
-    "run { seed: 5 steps: 10 } init { deviation: 0.2 } optimizer { warmup_steps: 2 peak_rate: 0.01 } "
+    "run { seed: 5 steps: 10 } init { deviation: 0.2 } optimizer { warmup_steps: 2 peak_rate: 0.01 epsilon: 1e-6 } "
     "data { length: 12 global_batch: 8 accumulate: 2 } "
     "model { vocabulary: 24 width: 12 layers: 2 heads: 2 kv_heads: 1 experts: 4 top_k: 2 hidden: 10 } ";
 
@@ -53,7 +54,7 @@ TEST_P(Layouts, DoNotChangeTheResult) {
       EXPECT_EQ(b.dropped_by_quarter, a.dropped_by_quarter);
     }
     ASSERT_EQ(run.values.size(), first.values.size());
-    for (const auto& [name, values] : first.values) EXPECT_LE(relative_error(run.values.at(name), values), 1e-5) << name;
+    for (const auto& [name, values] : first.values) EXPECT_LE(relative_error(run.values.at(name), values), 5e-6) << name;
   }
 }
 
