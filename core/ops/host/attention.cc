@@ -28,18 +28,18 @@ struct KeysValues {
 /// Memory of one thread for one block. The shares of f32 take the place of the scores that they are made of.
 template <class V>
 struct Scratch {
-  static constexpr bool in_place = std::is_same_v<V, float>;
+  static constexpr bool kInPlace = std::is_same_v<V, float>;
   Tensor narrow, wide;
   V *queries, *shares;
   float *scores, *out, *most, *sum;
   Scratch(Stream& stream, Index keys, Index width)
-      : narrow(stream, {kBlockRows, width + (in_place ? 0 : keys)}, DTypeOf<V>::value), wide(stream, {kBlockRows, width + keys + 2}) {
+      : narrow(stream, {kBlockRows, width + (kInPlace ? 0 : keys)}, DTypeOf<V>::value), wide(stream, {kBlockRows, width + keys + 2}) {
     queries = narrow.data<V>();
     out = wide.data<float>();
     scores = out + kBlockRows * width;
     most = scores + kBlockRows * keys;
     sum = most + kBlockRows;
-    if constexpr (in_place) {
+    if constexpr (kInPlace) {
       shares = scores;
     } else {
       shares = queries + kBlockRows * width;

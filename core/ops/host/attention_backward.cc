@@ -32,18 +32,18 @@ struct HeadBackward {
 /// are multiplied (shares, turns), which in f32 is the same place.
 template <class V>
 struct Scratch {
-  static constexpr bool in_place = std::is_same_v<V, float>;
+  static constexpr bool kInPlace = std::is_same_v<V, float>;
   Tensor narrow, wide;
   V *q, *dout, *shares, *turns;
   float *dq, *p, *ds;
   Scratch(Stream& stream, Index keys, Index width)
-      : narrow(stream, {kBlockRows, 2 * (width + (in_place ? 0 : keys))}, DTypeOf<V>::value), wide(stream, {kBlockRows, width + 2 * keys}) {
+      : narrow(stream, {kBlockRows, 2 * (width + (kInPlace ? 0 : keys))}, DTypeOf<V>::value), wide(stream, {kBlockRows, width + 2 * keys}) {
     q = narrow.data<V>();
     dout = q + kBlockRows * width;
     dq = wide.data<float>();
     p = dq + kBlockRows * width;
     ds = p + kBlockRows * keys;
-    if constexpr (in_place) {
+    if constexpr (kInPlace) {
       shares = p;
       turns = ds;
     } else {
