@@ -134,6 +134,7 @@ class Run {
     const auto cores = gather_texts(*runtime_.world, runtime_.profiler, allowed_cores());
     const MeshShape shape{static_cast<int>(config_.mesh().expert()), static_cast<int>(config_.mesh().data())};
     mesh_ = std::make_unique<Mesh>(std::move(runtime_.world), shape);
+    const bool invariant = ops::rows_are_invariant(runtime_.stream(), compute_);  // and the library's code is in memory now
     resident_at_start_ = resident_bytes();
     agree(mesh_->world(), runtime_.profiler, [&] {  // what does not fit the data is found alike
       if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
@@ -169,7 +170,7 @@ class Run {
     if (trainer_->model().sees_later_tokens) {
       log_.line("training sees later tokens: what becomes of a token depends on some after it; validation and generation are without that");
     }
-    if (!ops::rows_are_invariant(runtime_.stream(), compute_)) {
+    if (!invariant) {
       log_.line("this device's matrix products change with the rows beside a row: other layouts agree to rounding, not bit by bit");
     }
   }

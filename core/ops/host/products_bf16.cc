@@ -170,7 +170,7 @@ void add_outer_bf16(Stream& stream, const Tensor& dy, const Tensor& x, std::span
   const auto tiles = outer_tiles(rows, out, in, tile_out, in);
   auto runners = one_for_each_thread<Bf16Runner>(stream);
   const Tensor a_scratch(stream, {team_size(), kOuterRows * tile_out}, DType::bf16);
-  const Tensor b_scratch(stream, {team_size(), kOuterRows * in}, DType::bf16);
+  const Tensor b_scratch(stream, {team_size(), kOuterPiece * in}, DType::bf16);  // only what is left of many rows is filled up
   run_tasks(static_cast<Index>(tiles.size()), poll, [&](Index task, int thread) {
     const OuterTile& at = tiles[static_cast<std::size_t>(task)];
     Bf16Runner& runner = runners[static_cast<std::size_t>(thread)];
