@@ -24,9 +24,9 @@ struct AttentionSettings {
 };
 
 /// Causal attention: row i of a sequence attends to rows [i - positions[i], i] of it (positions count from the document's start, so that a
-/// document mask needs nothing more). Scores and softmax in f32; only the log-sum-exp of each row is kept. Where the processor multiplies
-/// bf16, probabilities and the gradients of scores are rounded to it when they meet bf16 values in a product, as in FlashAttention (Dao et
-/// al. 2022). What a row becomes does not depend on later rows, on other sequences or on the threads.
+/// document mask needs nothing more). Scores and softmax in f32; only the log-sum-exp of each row is kept. Probabilities and the gradients
+/// of scores are rounded to qkv's dtype where they meet its values in a product, as in FlashAttention (Dao et al. 2022). What a row becomes
+/// does not depend on later rows, on other sequences or on the threads.
 ///                                          qkv: (N, columns)  out: (N, heads * width) in qkv's dtype  log_sum_exp: (N, heads) f32
 struct AttentionOut {
   Tensor out, log_sum_exp;

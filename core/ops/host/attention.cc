@@ -14,6 +14,7 @@ using host::DenseProducts;
 using host::for_each_part;
 using host::kBlockRows;
 using host::load_rows;
+using host::met_as;
 using host::Operand;
 using host::padded;
 using host::padded_keys;
@@ -49,7 +50,7 @@ struct Scratch {
 
 /// Turns the scores of a block into unnormalised probabilities, `shares`, zero where a row does not see a key.
 /// most, sum: (rows), the largest score of a row and the sum of exp(score - most).
-template <class V>
+template <class T, class V>
 void exponentials(const AttentionBlock& block, const AttentionSettings& settings, const Scratch<V>& scratch) {
   const float cap = settings.cap;
   const float factor = cap == 0 ? settings.scale : settings.scale / cap;
@@ -76,7 +77,7 @@ void exponentials(const AttentionBlock& block, const AttentionSettings& settings
         const float power = vexp(by * row[j] - top);
         const float value = j >= seen.from && j < seen.to ? power : 0;
         total += value;
-        share[j] = value;
+        share[j] = met_as<T, V>(value);
       }
       std::fill(share + seen.end, share + keys, V{});
     });
@@ -95,7 +96,7 @@ void attend(const AttentionBlock& block, const KeysValues<V>& kv, const Attentio
     products.multiply(Operand::plain, Operand::transposed, rows, keys, width, scratch.queries, kv.keys + first * width,
                       scratch.scores + before, false);
   });
-  exponentials(block, settings, scratch);
+  exponentials<T>(block, settings, scratch);
   for_each_part(block, [&](Index before, Index first, Index keys) {
     std::fill(scratch.shares + before + block.rows * keys, scratch.shares + before + rows * keys, V{});
     products.multiply(Operand::plain, Operand::plain, rows, width, keys, scratch.shares + before, kv.values + first * width, scratch.out,

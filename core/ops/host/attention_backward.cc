@@ -11,6 +11,7 @@ using host::DenseProducts;
 using host::for_each_part;
 using host::kBlockRows;
 using host::load_rows;
+using host::met_as;
 using host::Operand;
 using host::padded;
 using host::padded_keys;
@@ -55,7 +56,7 @@ struct Scratch {
 
 /// One row of the probabilities and of the gradient of its scores, zero where the row does not see a key; in: its scores and the gradient
 /// of its probabilities. `product` is the sum of probabilities times their gradients over all keys.
-template <class V>
+template <class T, class V>
 void gradient_row(const float* scores, const float* dp, const Seen& seen, Index keys, const AttentionSettings& settings, float lse,
                   float product, V* shares, V* turns) {
   std::fill(shares, shares + seen.begin, V{});
@@ -67,8 +68,8 @@ void gradient_row(const float* scores, const float* dp, const Seen& seen, Index 
     for (Index j = seen.begin; j < seen.end; ++j) {
       const float power = vexp(scale * scores[j] - lse);
       const float p = j >= seen.from && j < seen.to ? power : 0;
-      shares[j] = p;
-      turns[j] = p * (dp[j] - product);
+      shares[j] = met_as<T, V>(p);
+      turns[j] = met_as<T, V>(p * (dp[j] - product));
     }
   } else {
     const float inverse = scale / cap;
@@ -77,8 +78,8 @@ void gradient_row(const float* scores, const float* dp, const Seen& seen, Index 
       const float t = vtanh(scores[j] * inverse);
       const float power = vexp(cap * t - lse);
       const float p = j >= seen.from && j < seen.to ? power : 0;
-      shares[j] = p;
-      turns[j] = p * (dp[j] - product) * (1 - t * t);
+      shares[j] = met_as<T, V>(p);
+      turns[j] = met_as<T, V>(p * (dp[j] - product) * (1 - t * t));
     }
   }
   std::fill(shares + seen.end, shares + keys, V{});
@@ -110,9 +111,9 @@ void backward_block(const HeadBackward<T, V>& head, const AttentionBlock& block,
     products.multiply(Operand::plain, Operand::transposed, rows, keys, width, scratch.q, k, scratch.p, false);
     products.multiply(Operand::plain, Operand::transposed, rows, keys, width, scratch.dout, head.values + first * width, scratch.ds, false);
     for (Index r = 0; r < block.rows; ++r) {
-      gradient_row(scratch.p + r * keys, scratch.ds + r * keys, Seen(block, r, first, keys), keys, settings,
-                   head.log_sum_exp[(block.row + r) * settings.heads.heads], sums[static_cast<std::size_t>(r)], shares + r * keys,
-                   turns + r * keys);
+      gradient_row<T>(scratch.p + r * keys, scratch.ds + r * keys, Seen(block, r, first, keys), keys, settings,
+                      head.log_sum_exp[(block.row + r) * settings.heads.heads], sums[static_cast<std::size_t>(r)], shares + r * keys,
+                      turns + r * keys);
     }
     std::fill(shares + block.rows * keys, shares + rows * keys, V{});
     std::fill(turns + block.rows * keys, turns + rows * keys, V{});

@@ -51,6 +51,16 @@ void with_product_type(const Body& body) {
   body(float{});
 }
 
+/// What a product of rows of T meets: rounded to T on every processor, also where such rows are widened for their products.
+template <class T, class V>
+V met_as(float value) {
+  if constexpr (std::is_same_v<T, V>) {
+    return value;
+  } else {
+    return stored_in<T>(value);
+  }
+}
+
 /// Rows of a head one after another, with rows of zeros up to `all`.
 template <class T, class V>
 void load_rows(const T* from, Index distance, Index rows, Index all, Index width, V* to) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/ops/host/attention_block.h"
 #include "core/ops/host/layout.h"
 #include "core/ops/host/tasks.h"
 #include "core/ops/vector_math.h"
@@ -27,8 +26,8 @@ void multiply_keys(const float* query, const T* keys, Index entries, Index width
 }
 
 /// One query row over `entries` keys and values. Scores are made of f32 queries that carry the scale.
-/// Probabilities meet the values as V, as they do in products of many rows.                      scores: (entries)  wide: (width)
-template <class V, class T>
+/// Probabilities meet the values as T, as they do in products of many rows.                      scores: (entries)  wide: (width)
+template <class T>
 void attend_row(const T* query, const T* keys, const T* values, Index entries, const AttentionSettings& settings, float* scores,
                 float* wide, T* out) {
   const Index width = settings.heads.width;
@@ -44,7 +43,7 @@ void attend_row(const T* query, const T* keys, const T* values, Index entries, c
   for (Index j = 0; j < entries; ++j) {
     const float value = vexp(scores[j] - most);
     total += value;
-    scores[j] = stored_in<V>(value);
+    scores[j] = stored_in<T>(value);
   }
   std::fill(wide, wide + width, 0.0F);
   for (Index j = 0; j < entries; ++j) {
@@ -65,7 +64,8 @@ void attention_by_row(Stream& stream, const Tensor& qkv, const Tensor& keys, con
   const Index capacity = keys.shape()[2];
   const Index group = heads.heads / heads.kv_heads;  // query heads that read the same keys, one after another
   const Tensor scratch(stream, {team_size(), capacity + heads.width});
-  const auto attend_rows = [&]<class T, class V>(T, V) {
+  with_float_type(qkv.dtype(), [&](auto type) {
+    using T = decltype(type);
     run_tasks(keys.shape()[0] * heads.kv_heads, [&](Index task, int thread) {
       const Index sequence = task / heads.kv_heads;
       const Index first = task % heads.kv_heads * group;
@@ -73,12 +73,11 @@ void attention_by_row(Stream& stream, const Tensor& qkv, const Tensor& keys, con
       const Index cached = task * capacity * heads.width;
       float* const scores = scratch.data<float>() + thread * scratch.cols();
       for (Index head = first; head < first + group; ++head) {
-        attend_row<V>(qkv.data<T>() + sequence * heads.columns() + head * heads.width, keys.data<T>() + cached, values.data<T>() + cached,
-                      entries, settings, scores, scores + capacity, out.data<T>() + (sequence * heads.heads + head) * heads.width);
+        attend_row(qkv.data<T>() + sequence * heads.columns() + head * heads.width, keys.data<T>() + cached, values.data<T>() + cached,
+                   entries, settings, scores, scores + capacity, out.data<T>() + (sequence * heads.heads + head) * heads.width);
       }
     });
-  };
-  with_float_type(qkv.dtype(), [&]<class T>(T type) { with_product_type<T>([&](auto value) { attend_rows(type, value); }); });
+  });
 }
 
 }  // namespace yard::ops::host

@@ -152,7 +152,7 @@ TEST(Attention, AgreesWithLoopsInF32) {
 }
 
 // Scores and sums are f32: what remains is the rounding of results to bf16 (2^-8 of each), of the result that the gradient's row sums use,
-// and of probabilities and their gradients where products take them as bf16.
+// and of probabilities and the gradients of scores before they meet bf16 values.
 TEST(Attention, AgreesWithLoopsInBf16) {
   for (const Case& c : cases()) {
     const Tensor qkv = random_tensor({c.rows(), c.heads.columns()}, 1, 1, DType::bf16);

@@ -110,7 +110,8 @@ TEST(AttentionTwin, TheCacheIsAppendedAndAttended) {
             ops::cache_append(side.stream, from, filled, heads, fresh, keys, values);
             side.out("out", ops::attention_cached(side.stream, from, keys, values, filled, {heads, 0, 0.3F, cap}));
           };
-          expect_twins("fresh " + std::to_string(fresh), attend, bound(dtype));
+          // The GPU keeps these probabilities in f32, the processor rounds them to bf16.
+          expect_twins("fresh " + std::to_string(fresh), attend, dtype == DType::f32 ? 1e-5 : 0x1p-9);
         }
       }
     }
