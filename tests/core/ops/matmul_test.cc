@@ -35,6 +35,7 @@ std::vector<Case> cases() {
           {"dense", 96, 72, {150}},
           {"many rows", 40, 24, {3000}},
           {"several panels", 640, 1100, {70}},
+          {"more rows than one product sums", 24, 100, {2300, 1100}},
           {"wide result", 16, 2500, {19}},
           {"deep", 2300, 12, {33}},
           {"router", 64, 8, {200}},
