@@ -1,70 +1,12 @@
 #include "comm/communicator.h"
 
-#include <array>
-#include <cstring>
+#include <algorithm>
 #include <numeric>
 
 namespace yard {
 namespace {
 
-/// The label's text without an allocation.
-class LabelText {
- public:
-  explicit LabelText(Label label) {
-    if (label.layer >= 0) {
-      append("layer.");
-      append(std::to_string(label.layer));
-      append(".");
-    }
-    append(label.phase);
-  }
-  operator std::string_view() const { return {text_.data(), length_}; }  // NOLINT(google-explicit-constructor)
-
- private:
-  void append(std::string_view part) {
-    const std::size_t taken = std::min(part.size(), text_.size() - length_);
-    std::memcpy(text_.data() + length_, part.data(), taken);
-    length_ += taken;
-  }
-  std::array<char, 128> text_;
-  std::size_t length_ = 0;
-};
-
-/// What the front door gives out: waiting is timed and closes the record.
-class RecordedWork final : public Work::State {
- public:
-  RecordedWork(FlightRecorder& recorder, Profiler& profiler, std::uint64_t id, Label label, Clock::time_point started,
-               std::unique_ptr<Transfer> transfer)
-      : recorder_(recorder), profiler_(profiler), id_(id), label_(label), started_(started), transfer_(std::move(transfer)) {}
-
-  void wait(Stream& stream) override {
-    const auto from = Clock::now();
-    recorder_.change(id_, CollectiveState::waiting);
-    try {
-      transfer_->wait(stream);
-    } catch (...) {
-      abandon();
-      throw;
-    }
-    const auto to = Clock::now();
-    recorder_.change(id_, CollectiveState::done);
-    TransferTotals& totals = profiler_.transfer(LabelText(label_));
-    totals.seconds += seconds_between(started_, transfer_->ended().value_or(to));
-    totals.exposed_seconds += seconds_between(from, to);
-  }
-  void abandon() noexcept override {
-    recorder_.change(id_, CollectiveState::abandoned);
-    transfer_->abandon();
-  }
-
- private:
-  FlightRecorder& recorder_;
-  Profiler& profiler_;
-  std::uint64_t id_;
-  Label label_;
-  Clock::time_point started_;
-  std::unique_ptr<Transfer> transfer_;
-};
+YARD_COLLECTIVE kSplit{"split"};
 
 const std::byte* first_byte(const Tensor& tensor) { return static_cast<const std::byte*>(tensor.raw()); }
 
@@ -72,9 +14,18 @@ bool overlap(const Tensor& a, const Tensor& b) {
   return a.bytes() > 0 && b.bytes() > 0 && first_byte(a) < first_byte(b) + b.bytes() && first_byte(b) < first_byte(a) + a.bytes();
 }
 
-/// A rank alone moves its rows itself, in the order of its stream.
+/// The collective of a group of one rank, in the order of its stream.
 void copy_values(Stream& stream, const Tensor& from, const Tensor& to) {
-  if (from.raw() != to.raw()) stream.copy(to.raw(), from.raw(), from.bytes());
+  if (from.raw() != to.raw() && from.bytes() > 0) stream.copy(to.raw(), from.raw(), from.bytes());
+}
+
+/// The non-empty runs between a rank and itself: what it sends, and where it arrives.
+std::pair<std::vector<RowRun>, std::vector<RowRun>> local_runs(std::span<const RowRun> send, std::span<const RowRun> receive, int rank) {
+  std::pair<std::vector<RowRun>, std::vector<RowRun>> result;
+  const auto own = [&](const RowRun& run) { return run.peer == rank && run.rows > 0; };
+  std::ranges::copy_if(send, std::back_inserter(result.first), own);
+  std::ranges::copy_if(receive, std::back_inserter(result.second), own);
+  return result;
 }
 
 }  // namespace
@@ -87,46 +38,96 @@ Index row_elements(const Tensor& tensor) {
 
 Index row_bytes(const Tensor& tensor) { return row_elements(tensor) * static_cast<Index>(size_of(tensor.dtype())); }
 
-/// One call as it is recorded: the bytes that leave this rank to other ranks of its node, and to other nodes.
+/// One call as it is recorded.
 struct Communicator::Call {
   std::string_view op;
   Label label;
   Index rows = 0, bytes_within = 0, bytes_between = 0;
   When when = When::overlapped;
+  std::vector<PeerBytes> peers = {};
 };
 
-Communicator::Communicator(FlightRecorder& recorder, Membership members)
-    : recorder_(recorder), members_(std::move(members)), channel_(recorder.open(members_.name, members_.world_ranks)) {
+/// What the public functions return: waiting is timed and closes the record.
+class Communicator::RecordedWork final : public Work::State {
+ public:
+  RecordedWork(EventLog& log, std::uint64_t id, std::shared_ptr<Transfer> transfer) : log_(log), id_(id), transfer_(std::move(transfer)) {}
+
+  void wait(Stream& stream) override {
+    const auto from = Clock::now();
+    log_.wait(id_);
+    try {
+      transfer_->wait(stream);
+    } catch (...) {
+      abandon();
+      throw;
+    }
+    log_.close(id_, seconds_between(from, Clock::now()));
+    log_.poll();
+  }
+  bool done() override { return transfer_->done(); }
+  void abandon() noexcept override {
+    log_.abandon(id_);
+    transfer_->abandon();
+  }
+
+ private:
+  EventLog& log_;
+  std::uint64_t id_;
+  std::shared_ptr<Transfer> transfer_;
+};
+
+Communicator::Communicator(EventLog& log, Membership members)
+    : log_(log), members_(std::move(members)), group_(log.open(members_.name, members_.world_ranks)) {
   for (const int node : members_.nodes) ++(node == members_.nodes[static_cast<std::size_t>(rank())] ? peers_within_ : peers_between_);
   --peers_within_;
 }
 
 template <class Body>
-Work Communicator::begin(Stream* stream, Profiler& profiler, const Call& call, Body&& body) {
-  const auto started = Clock::now();
-  const auto state = call.when == When::now ? CollectiveState::waiting : CollectiveState::started;
-  const std::uint64_t id = recorder_.start(channel_, call.op, call.label, call.rows, call.bytes_within + call.bytes_between, state);
-  Started transfer;
+Work Communicator::begin(Stream* stream, const Call& call, Body&& body) {
+  const auto from = Clock::now();
+  CollectiveRecord record;
+  record.group = group_;
+  record.op = call.op;
+  record.label = call.label;
+  record.rows = call.rows;
+  record.bytes_within = call.bytes_within;
+  record.bytes_between = call.bytes_between;
+  record.peers = call.peers;
+  if (call.when == When::now) record.wait = from;
+  const std::uint64_t id = log_.post(std::move(record));
+  std::shared_ptr<Transfer> transfer;
   try {
     transfer = body();
   } catch (...) {
-    recorder_.change(id, CollectiveState::abandoned);
+    log_.abandon(id);
     throw;
   }
-  const double inside = seconds_between(started, Clock::now());
-  TransferTotals& totals = profiler.transfer(LabelText(call.label));
-  totals.calls += 1;
-  totals.bytes_within += call.bytes_within;
-  totals.bytes_between += call.bytes_between;
-  totals.exposed_seconds += inside;
+  const auto to = Clock::now();
+  log_.posting_returned(id, seconds_between(from, to));
   if (!transfer) {
-    totals.seconds += inside;
-    recorder_.change(id, CollectiveState::done);
+    log_.close(id, 0);
+    log_.complete(id, to);
     return {};
   }
-  Work work(*stream, std::make_unique<RecordedWork>(recorder_, profiler, id, call.label, started, std::move(transfer)));
+  log_.track(id, transfer);
+  Work work(*stream, std::make_unique<RecordedWork>(log_, id, std::move(transfer)));
   if (call.when == When::now) work.wait(*stream);
   return work;
+}
+
+void Communicator::progress() {
+  do_progress();
+  log_.poll();
+}
+
+/// The totals of bytes that leave this rank.
+void Communicator::count_bytes(Call& call, std::span<const PeerBytes> peers) const {
+  const auto me = static_cast<std::size_t>(rank());
+  for (const PeerBytes& each : peers) {
+    if (each.peer == rank()) continue;
+    (members_.nodes[static_cast<std::size_t>(each.peer)] == members_.nodes[me] ? call.bytes_within : call.bytes_between) += each.sent;
+  }
+  call.peers.assign(peers.begin(), peers.end());
 }
 
 void Communicator::check_tensor(std::string_view op, std::string_view which, const Stream& stream, const Tensor& tensor) const {
@@ -152,94 +153,132 @@ void Communicator::check_rank(std::string_view op, std::string_view which, int r
         rank_given);
 }
 
-std::unique_ptr<Communicator> Communicator::split(int color, int key, std::string name) {
-  check(color >= 0, "split of ", members_.name, " needs a color that is not negative, got ", color);
-  const std::uint64_t id = recorder_.start(channel_, "split", {"split"}, 0, 0, CollectiveState::waiting);
-  try {
-    auto result = do_split(color, key, std::move(name));
-    recorder_.change(id, CollectiveState::done);
-    return result;
-  } catch (...) {
-    recorder_.change(id, CollectiveState::abandoned);
-    throw;
+void Communicator::check_runs(const Tensor& tensor, std::span<const RowRun> runs, std::string_view which) const {
+  for (const RowRun& run : runs) {
+    check(run.peer >= 0 && run.peer < size(), "all_to_all on ", name(), " cannot ", which, " rank ", run.peer, " of ", size());
+    check(run.first >= 0 && run.rows >= 0 && run.first + run.rows <= tensor.length(), "all_to_all on ", name(), " cannot ", which, " rank ",
+          run.peer, " rows ", run.first, " to ", run.first + run.rows, " of a tensor of ", tensor.length());
   }
 }
 
-Work Communicator::all_reduce(Stream& stream, Profiler& profiler, Label label, const Tensor& inout, Reduce reduce, When when) {
+std::unique_ptr<Communicator> Communicator::split(int color, int key, std::string name) {
+  check(color >= 0, "split of ", members_.name, " needs a color that is not negative, got ", color);
+  std::unique_ptr<Communicator> result;
+  const Call call{"split", {kSplit}, 0, 0, 0, When::now};
+  const Work completed = begin(nullptr, call, [&]() -> Started {
+    result = do_split(color, key, std::move(name));
+    return nullptr;
+  });
+  return result;
+}
+
+Work Communicator::all_reduce(Stream& stream, Label label, const Tensor& inout, Reduce reduce, When when) {
   check_tensor("all_reduce", "inout", stream, inout);
   check(inout.dtype() == DType::f32 || inout.dtype() == DType::f64 || inout.dtype() == DType::i64, "all_reduce on ", name(),
         " reduces f32, f64 and i64, got ", name_of(inout.dtype()));
   // A reduce_scatter and an all_gather of the parts: the fewest bytes that an all_reduce can send.
   const Index part = 2 * static_cast<Index>(inout.bytes()) / size();
   const Call call{"all_reduce", label, inout.length(), part * peers_within_, part * peers_between_, when};
-  return begin(&stream, profiler, call, [&]() -> Started { return size() == 1 ? nullptr : do_all_reduce(stream, inout, reduce, when); });
+  return begin(&stream, call, [&]() -> Started { return size() == 1 ? nullptr : do_all_reduce(stream, inout, reduce, when); });
 }
 
-Work Communicator::all_gather(Stream& stream, Profiler& profiler, Label label, const Tensor& part, const Tensor& whole, When when) {
+Work Communicator::all_gather(Stream& stream, Label label, const Tensor& part, const Tensor& whole, When when) {
   check_parts("all_gather", stream, part, whole);
   const auto bytes = static_cast<Index>(part.bytes());
   const Call call{"all_gather", label, whole.length(), bytes * peers_within_, bytes * peers_between_, when};
-  return begin(&stream, profiler, call, [&]() -> Started {
+  return begin(&stream, call, [&]() -> Started {
     if (size() > 1) return do_all_gather(stream, part, whole, when);
     copy_values(stream, part, whole);
     return nullptr;
   });
 }
 
-Work Communicator::reduce_scatter(Stream& stream, Profiler& profiler, Label label, const Tensor& whole, const Tensor& part, When when) {
+Work Communicator::reduce_scatter(Stream& stream, Label label, const Tensor& whole, const Tensor& part, When when) {
   check_parts("reduce_scatter", stream, part, whole);
   check(whole.dtype() == DType::f32, "reduce_scatter on ", name(), " reduces f32, got ", name_of(whole.dtype()));
   const auto bytes = static_cast<Index>(part.bytes());
   const Call call{"reduce_scatter", label, whole.length(), bytes * peers_within_, bytes * peers_between_, when};
-  return begin(&stream, profiler, call, [&]() -> Started {
+  return begin(&stream, call, [&]() -> Started {
     if (size() > 1) return do_reduce_scatter(stream, whole, part, when);
     copy_values(stream, whole, part);
     return nullptr;
   });
 }
 
-Work Communicator::all_to_all(Stream& stream, Profiler& profiler, Label label, const Tensor& in, std::span<const Index> send,
-                              const Tensor& out, std::span<const Index> receive, When when) {
-  check_tensor("all_to_all", "in", stream, in);
-  check_tensor("all_to_all", "out", stream, out);
-  check(in.dtype() == out.dtype(), "all_to_all on ", name(), " needs in and out of one dtype, got ", name_of(in.dtype()), " and ",
-        name_of(out.dtype()));
-  check(row_elements(in) == row_elements(out), "all_to_all on ", name(), " needs rows of one width, got ", in.shape(), " and ",
-        out.shape());
-  const auto check_counts = [&](std::span<const Index> counts, const Tensor& tensor, std::string_view which) {
-    check(counts.size() == members_.nodes.size(), "all_to_all on ", name(), " needs ", size(), " counts to ", which, ", got ",
-          counts.size());
-    for (const Index count : counts) check(count >= 0, "all_to_all on ", name(), " cannot ", which, " ", count, " rows");
-    const Index total = std::accumulate(counts.begin(), counts.end(), Index{0});
-    check(total == tensor.length(), "all_to_all on ", name(), " is to ", which, " ", total, " rows, but its tensor has ", tensor.length());
+Work Communicator::all_to_all(Stream& stream, Label label, std::span<const AllToAllPart> parts, std::span<const RowRun> send,
+                              std::span<const RowRun> receive, When when) {
+  check(!parts.empty(), "all_to_all on ", name(), " needs at least one tensor");
+  const auto total = [](std::span<const RowRun> runs) {
+    return std::accumulate(runs.begin(), runs.end(), Index{0}, [](Index sum, const RowRun& run) { return sum + run.rows; });
   };
-  check_counts(send, in, "send");
-  check_counts(receive, out, "receive");
-  const auto me = static_cast<std::size_t>(rank());
-  check(send[me] == receive[me], "all_to_all on ", name(), ": rank ", rank(), " sends itself ", send[me], " rows but expects ",
-        receive[me]);
-  check(!overlap(in, out), "all_to_all on ", name(), " needs in and out that do not overlap");
-  const Index width = row_bytes(in);
-  Call call{"all_to_all", label, std::max(in.length(), out.length()), 0, 0, when};
-  for (std::size_t peer = 0; peer < send.size(); ++peer) {
-    if (peer != me) (members_.nodes[peer] == members_.nodes[me] ? call.bytes_within : call.bytes_between) += send[peer] * width;
+  Index width = 0;  // of a row of all tensors together
+  for (const auto& [in, out] : parts) {
+    check_tensor("all_to_all", "in", stream, in);
+    check_tensor("all_to_all", "out", stream, out);
+    check(in.dtype() == out.dtype(), "all_to_all on ", name(), " needs in and out of one dtype, got ", name_of(in.dtype()), " and ",
+          name_of(out.dtype()));
+    check(row_elements(in) == row_elements(out), "all_to_all on ", name(), " needs rows of one width, got ", in.shape(), " and ",
+          out.shape());
+    check(!overlap(in, out), "all_to_all on ", name(), " needs in and out that do not overlap");
+    check_runs(in, send, "send to");
+    check_runs(out, receive, "receive from");
+    width += row_bytes(in);
   }
-  return begin(&stream, profiler, call, [&]() -> Started {
-    if (size() > 1) return do_all_to_all(stream, in, send, out, receive, when);
-    copy_values(stream, in, out);
+  check(total(receive) <= parts.front().out.length(), "all_to_all on ", name(), " is to receive ", total(receive),
+        " rows into a tensor of ", parts.front().out.length(), ": runs overlap");
+  const auto [leaving, arriving] = local_runs(send, receive, rank());
+  check(std::ranges::equal(leaving, arriving, {}, &RowRun::rows, &RowRun::rows), "all_to_all on ", name(), ": rank ", rank(),
+        " sends itself ", total(leaving), " rows in ", leaving.size(), " runs but expects ", total(arriving), " in ", arriving.size(),
+        ", or runs of other lengths");
+  std::vector<PeerBytes> bytes(static_cast<std::size_t>(size()));
+  for (const RowRun& run : send) bytes[static_cast<std::size_t>(run.peer)].sent += run.rows * width;
+  for (const RowRun& run : receive) bytes[static_cast<std::size_t>(run.peer)].received += run.rows * width;
+  for (int peer = 0; peer < size(); ++peer) bytes[static_cast<std::size_t>(peer)].peer = peer;
+  std::erase_if(bytes, [](const PeerBytes& each) { return each.sent == 0 && each.received == 0; });
+  Call call{"all_to_all", label, std::max(total(send), total(receive)), 0, 0, when};
+  count_bytes(call, bytes);
+  return begin(&stream, call, [&]() -> Started {
+    if (size() > 1) return do_all_to_all(stream, parts, send, receive, when);
+    for (const auto& [in, out] : parts) {
+      for (std::size_t i = 0; i < leaving.size(); ++i) {
+        copy_values(stream, in.row_range(leaving[i].first, leaving[i].rows), out.row_range(arriving[i].first, arriving[i].rows));
+      }
+    }
     return nullptr;
   });
 }
 
-Work Communicator::broadcast(Stream& stream, Profiler& profiler, Label label, const Tensor& inout, int root) {
+Work Communicator::all_to_all(Stream& stream, Label label, const Tensor& in, std::span<const Index> send, const Tensor& out,
+                              std::span<const Index> receive, When when) {
+  const auto runs = [&](std::span<const Index> counts, const Tensor& tensor, std::string_view which) {
+    check(counts.size() == members_.nodes.size(), "all_to_all on ", name(), " needs ", size(), " counts to ", which, ", got ",
+          counts.size());
+    std::vector<RowRun> result;
+    Index first = 0;
+    for (const Index count : counts) {
+      check(count >= 0, "all_to_all on ", name(), " cannot ", which, " ", count, " rows");
+      result.push_back({static_cast<int>(result.size()), first, count});
+      first += count;
+    }
+    check(!tensor.defined() || first == tensor.length(), "all_to_all on ", name(), " is to ", which, " ", first,
+          " rows, but its tensor has ", tensor.defined() ? tensor.length() : 0);
+    return result;
+  };
+  const auto sent = runs(send, in, "send");
+  const auto received = runs(receive, out, "receive");
+  const AllToAllPart part{in, out};
+  return all_to_all(stream, label, {&part, 1}, sent, received, when);
+}
+
+Work Communicator::broadcast(Stream& stream, Label label, const Tensor& inout, int root) {
   check_tensor("broadcast", "inout", stream, inout);
   check_rank("broadcast", "root", root);
   const Index bytes = root == rank() ? static_cast<Index>(inout.bytes()) : 0;
   const Call call{"broadcast", label, inout.length(), bytes * peers_within_, bytes * peers_between_, When::overlapped};
-  return begin(&stream, profiler, call, [&]() -> Started { return size() == 1 ? nullptr : do_broadcast(stream, inout, root); });
+  return begin(&stream, call, [&]() -> Started { return size() == 1 ? nullptr : do_broadcast(stream, inout, root); });
 }
 
-Work Communicator::send_receive(Stream& stream, Profiler& profiler, Label label, const Tensor& out, int to, const Tensor& in, int from) {
+Work Communicator::send_receive(Stream& stream, Label label, const Tensor& out, int to, const Tensor& in, int from) {
   check_tensor("send_receive", "out", stream, out);
   check_tensor("send_receive", "in", stream, in);
   check_rank("send_receive", "to", to);
@@ -249,26 +288,31 @@ Work Communicator::send_receive(Stream& stream, Profiler& profiler, Label label,
   check(row_elements(out) == row_elements(in), "send_receive on ", name(), " needs rows of one width, got ", out.shape(), " and ",
         in.shape());
   check((to == rank()) == (from == rank()), "send_receive on ", name(), ": rank ", rank(), " sends to ", to, " and receives from ", from,
-        "; who sends to itself receives from itself");
+        "; a rank that sends to itself receives from itself");
   check(to != rank() || out.length() == in.length(), "send_receive on ", name(), ": rank ", rank(), " sends itself ", out.length(),
         " rows but expects ", in.length());
   check(!overlap(out, in), "send_receive on ", name(), " needs out and in that do not overlap");
   Call call{"send_receive", label, std::max(out.length(), in.length()), 0, 0, When::overlapped};
-  const auto& nodes = members_.nodes;
-  if (to != rank()) {
-    const bool within = nodes[static_cast<std::size_t>(to)] == nodes[static_cast<std::size_t>(rank())];
-    (within ? call.bytes_within : call.bytes_between) = static_cast<Index>(out.bytes());
+  const auto sent = static_cast<Index>(out.bytes());
+  const auto received = static_cast<Index>(in.bytes());
+  std::vector<PeerBytes> bytes;
+  if (to == from) {
+    bytes = {{to, sent, received}};
+  } else {
+    bytes = {{to, sent, 0}, {from, 0, received}};
+    if (from < to) std::swap(bytes[0], bytes[1]);
   }
-  return begin(&stream, profiler, call, [&]() -> Started {
+  count_bytes(call, bytes);
+  return begin(&stream, call, [&]() -> Started {
     if (size() > 1) return do_send_receive(stream, out, to, in, from);
     copy_values(stream, out, in);
     return nullptr;
   });
 }
 
-void Communicator::barrier(Profiler& profiler, Label label) {
+void Communicator::barrier(Label label) {
   const Call call{"barrier", label, 0, 0, 0, When::now};
-  const Work nothing = begin(nullptr, profiler, call, [&]() -> Started {
+  const Work completed = begin(nullptr, call, [&]() -> Started {
     if (size() > 1) do_barrier();
     return nullptr;
   });

@@ -18,7 +18,7 @@ extern "C" {  // which the header of glibc 2.36 does not say itself
 namespace yard {
 namespace {
 
-constexpr int kPatience = 2000;  // milliseconds that a daemon may take to leave when it is asked to
+constexpr int kTerminationMilliseconds = 2000;  // that a daemon may take to exit after SIGTERM
 
 pid_t parent_of(pid_t process) {
   std::ifstream status("/proc/" + std::to_string(process) + "/status");
@@ -39,7 +39,7 @@ struct Launcher {
   bool daemon = false;
 };
 
-/// The nearest of this process's ancestors that is a program of Open MPI; there may be a script or `timeout` between them.
+/// The nearest ancestor of this process that is an Open MPI program; a script or `timeout` may stand between them.
 Launcher find_launcher() {
   constexpr std::array<std::string_view, 5> kFronts = {"orterun", "mpirun", "mpiexec", "prterun", "prte"};
   constexpr std::array<std::string_view, 2> kDaemons = {"orted", "prted"};
@@ -53,15 +53,15 @@ Launcher find_launcher() {
   return {};
 }
 
-/// What the process left behind does; of the rank it holds nothing but the handle, so that nobody waits for it to close a pipe.
+/// The helper's main function. It closes all descriptors but the handle, so that no process waits for it to close a pipe.
 [[noreturn]] void guard(int handle, bool daemon, int milliseconds) {
   setsid();  // mpirun signals a rank's process group
   if (handle > 0) close_range(0, static_cast<unsigned>(handle) - 1, 0);
   close_range(static_cast<unsigned>(handle) + 1, ~0U, 0);
   pollfd ended{handle, POLLIN, 0};
   if (poll(&ended, 1, milliseconds) == 0) {
-    // A daemon tidies up when it is asked to go. mpirun in this state would print a trace of its own crash after the last word.
-    if (daemon && pidfd_send_signal(handle, SIGTERM, nullptr, 0) == 0 && poll(&ended, 1, kPatience) != 0) _exit(0);
+    // A daemon cleans up after SIGTERM. mpirun in this state would print a trace of its own crash after the watchdog's last line.
+    if (daemon && pidfd_send_signal(handle, SIGTERM, nullptr, 0) == 0 && poll(&ended, 1, kTerminationMilliseconds) != 0) _exit(0);
     pidfd_send_signal(handle, SIGKILL, nullptr, 0);
   }
   _exit(0);
@@ -77,7 +77,7 @@ void guard_launcher(double seconds) noexcept {
     if (handle < 0) return;
     if (fork() == 0) guard(handle, launcher.daemon, static_cast<int>(seconds * 1000));
     close(handle);
-  } catch (...) {  // NOLINT(bugprone-empty-catch): the job is ending, and this is only to make it end sooner
+  } catch (...) {  // NOLINT(bugprone-empty-catch): the job ends anyway, only later
   }
 }
 

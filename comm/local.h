@@ -8,20 +8,20 @@
 
 namespace yard {
 
-/// A world of threads: what tests stand on, and what a sanitizer can see through.
+/// Threads as ranks, for tests and for the thread sanitizer.
 struct LocalWorld {
   int ranks = 1;
-  std::vector<int> nodes;                  // the node of every rank; empty: all on node 0
-  std::vector<FlightRecorder*> recorders;  // one for every rank; empty: each has its own
+  std::vector<int> nodes;       // the node of every rank; empty: all on node 0
+  std::vector<EventLog*> logs;  // one per rank; empty: each rank has its own
 };
 
-/// Runs `body` on as many threads as there are ranks and returns when all have ended. Inputs are copied when a collective is posted and
-/// sums are formed in rank order, so results are the same in every run. A rank that throws, that ends while others wait for it, or that
-/// calls another collective than the others makes all of them throw; the first error is thrown again here.
+/// Runs `body` on one thread per rank and returns when all have ended. Inputs are copied when a collective is posted and sums are formed in
+/// rank order, so results are the same in every run. A rank that throws, that ends while other ranks wait for it, or that calls another
+/// collective than the other ranks makes all ranks throw; the first error is rethrown here.
 void run_local_world(const LocalWorld& world, const std::function<void(Communicator&)>& body);
 void run_local_world(int ranks, const std::function<void(Communicator&)>& body);
 
-/// A world of one rank: a program that runs without mpirun.
-std::unique_ptr<Communicator> make_self(FlightRecorder& recorder);
+/// A group of one rank, for a program that runs without mpirun.
+std::unique_ptr<Communicator> make_self(EventLog& log, const std::string& name = "world");
 
 }  // namespace yard

@@ -37,7 +37,7 @@ std::vector<int> nodes_of_world(int rank, int size) {
 
 class MpiRuntime::Impl {
  public:
-  Impl(int& argc, char**& argv, FlightRecorder& own, Limits own_limits) : recorder(own), limits(own_limits) {
+  Impl(int& argc, char**& argv, EventLog& own, Limits own_limits) : log(own), limits(own_limits) {
     int provided = MPI_THREAD_SINGLE;
     check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread", "world");
     check(provided >= MPI_THREAD_FUNNELED, "this MPI library cannot be used by a program with threads (it offers MPI_THREAD_SINGLE)");
@@ -46,7 +46,7 @@ class MpiRuntime::Impl {
   }
   ~Impl() {
     if (std::uncaught_exceptions() > unwinding) return;
-    // A rank that cannot end its transfers cannot meet the others in MPI_Finalize either: mpirun ends the job when it sees it leave.
+    // A rank with requests that never complete would hang in MPI_Finalize too: mpirun ends the job when it sees the process exit.
     if (!state->drain(1.0)) return;
     state->row_types.clear();
     MPI_Finalize();
@@ -54,20 +54,19 @@ class MpiRuntime::Impl {
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
-  FlightRecorder& recorder;
+  EventLog& log;
   Limits limits;
   std::shared_ptr<MpiState> state = std::make_shared<MpiState>();
   int unwinding = std::uncaught_exceptions();
 };
 
-MpiRuntime::MpiRuntime(int& argc, char**& argv, FlightRecorder& recorder, Limits limits)
-    : impl_(std::make_unique<Impl>(argc, argv, recorder, limits)) {}
+MpiRuntime::MpiRuntime(int& argc, char**& argv, EventLog& log, Limits limits) : impl_(std::make_unique<Impl>(argc, argv, log, limits)) {}
 
 MpiRuntime::~MpiRuntime() = default;
 
-std::unique_ptr<Communicator> MpiRuntime::world() { return world(impl_->limits); }
+std::unique_ptr<Communicator> MpiRuntime::world(const std::string& name) { return world(impl_->limits, name); }
 
-std::unique_ptr<Communicator> MpiRuntime::world(Limits limits) {
+std::unique_ptr<Communicator> MpiRuntime::world(Limits limits, const std::string& name) {
   const Index most = std::numeric_limits<int>::max();
   check(limits.reduce_elements > 0 && limits.reduce_elements <= most && limits.move_rows > 0 && limits.move_rows <= most &&
             limits.move_bytes > 0,
@@ -75,13 +74,13 @@ std::unique_ptr<Communicator> MpiRuntime::world(Limits limits) {
         " rows and ", limits.move_bytes, " bytes");
   MPI_Comm comm = MPI_COMM_NULL;
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm), "MPI_Comm_dup", "world");
-  Membership members{"world", 0, {}, {}};
+  Membership members{name, 0, {}, {}};
   int size = 0;
   check_mpi(MPI_Comm_rank(comm, &members.rank), "MPI_Comm_rank", "world");
   check_mpi(MPI_Comm_size(comm, &size), "MPI_Comm_size", "world");
   for (int rank = 0; rank < size; ++rank) members.world_ranks.push_back(rank);
   members.nodes = nodes_of_world(members.rank, size);
-  return make_mpi_communicator(impl_->state, impl_->recorder, std::move(members), comm, limits);
+  return make_mpi_communicator(impl_->state, impl_->log, std::move(members), comm, limits);
 }
 
 void MpiRuntime::abort(int code) {

@@ -7,33 +7,34 @@
 
 namespace yard {
 
-/// The most that goes into one call of MPI, whose counts are ints and whose internal buffers have overflowed before. What is larger goes in
-/// several. Equal on all ranks.
+/// Limits of one MPI call, whose counts are ints and whose internal buffers have overflowed before; larger operations take several calls.
+/// Equal on all ranks.
 struct MpiLimits {
   Index reduce_elements = Index{1} << 28;             // elements in one reduction
   Index move_rows = std::numeric_limits<int>::max();  // rows in one message
   Index move_bytes = Index{1} << 30;                  // bytes in one message, though at least one row
 };
 
-/// MPI, from its start to its end in this process. The thread that makes it makes every call.
+/// MPI from initialisation to finalisation. The thread that constructs it makes every MPI call.
 class MpiRuntime {
  public:
   using Limits = MpiLimits;
-  /// Starts MPI. The recorder must outlive every communicator.
-  MpiRuntime(int& argc, char**& argv, FlightRecorder& recorder, Limits limits = {});
-  /// Ends MPI, unless an exception unwinds: then others are still in a collective, and whoever catches it aborts. Communicators go first.
+  /// Initialises MPI. The log must outlive every communicator.
+  MpiRuntime(int& argc, char**& argv, EventLog& log, Limits limits = {});
+  /// Finalises MPI, unless an exception unwinds: then other ranks are still in a collective, and the handler aborts the job. Communicators
+  /// must be destroyed first.
   ~MpiRuntime();
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
 
-  /// All ranks of the job; a collective call.
-  std::unique_ptr<Communicator> world();
-  std::unique_ptr<Communicator> world(Limits limits);
-  /// Ends every process of the job.
+  /// A communicator of all ranks of the job; a collective call.
+  std::unique_ptr<Communicator> world(const std::string& name = "world");
+  std::unique_ptr<Communicator> world(Limits limits, const std::string& name = "world");
+  /// Aborts the job.
   [[noreturn]] void abort(int code);
-  /// Whether mpirun or srun started this process; one that was started by hand need not start MPI.
+  /// Whether mpirun or srun started this process; one that was started by hand need not initialise MPI.
   static bool launched();
-  /// This process's rank as its starter told it, known without MPI; 0 for one that was started by hand.
+  /// This process's rank from the launcher's environment, known before MPI is initialised; 0 for a process that was started by hand.
   static int launched_rank();
 
  private:
@@ -41,7 +42,7 @@ class MpiRuntime {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Prints "rank R: sentence" as one line on stderr and ends the whole job with 2 for an InputError and 1 for any other.
+/// Prints "rank R: sentence" as one line on stderr and aborts the job with exit code 2 for an InputError, 1 for any other error.
 [[noreturn]] void report_and_abort(MpiRuntime& runtime, int rank, const std::exception& error);
 
 }  // namespace yard

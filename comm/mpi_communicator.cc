@@ -11,8 +11,8 @@ namespace {
 
 std::byte* byte_at(const Tensor& tensor, Index offset) { return static_cast<std::byte*>(tensor.raw()) + offset; }
 
-/// part = the sum of the ranks' pieces in rank order, in blocks that stay in the first cache; `part` may be the own piece.
-void add_in_rank_order(const std::vector<const float*>& pieces, float* part, Index elements) {
+/// part = the sum of the ranks' addends in rank order, in blocks that stay in the first-level cache; `part` may be this rank's addend.
+void add_in_rank_order(const std::vector<const float*>& addends, float* part, Index elements) {
   constexpr Index kBlock = 2048;
   const Index blocks = (elements + kBlock - 1) / kBlock;
 #pragma omp parallel for schedule(static) if (elements > 65536)
@@ -20,13 +20,50 @@ void add_in_rank_order(const std::vector<const float*>& pieces, float* part, Ind
     std::array<float, kBlock> sum;
     const Index first = block * kBlock;
     const Index count = std::min(kBlock, elements - first);
-    std::copy_n(pieces[0] + first, count, sum.data());
-    for (std::size_t piece = 1; piece < pieces.size(); ++piece) {
-      const float* values = pieces[piece] + first;
+    std::copy_n(addends[0] + first, count, sum.data());
+    for (std::size_t rank = 1; rank < addends.size(); ++rank) {
+      const float* values = addends[rank] + first;
       for (Index i = 0; i < count; ++i) sum[static_cast<std::size_t>(i)] += values[i];
     }
     std::copy_n(sum.data(), count, part + first);
   }
+}
+
+/// The messages that carry the runs between this rank and a peer, each a list of ranges of at most `most` rows in all. Both ends derive the
+/// same messages, since their runs match. Long runs travel as messages of their own, which shared memory moves in one copy; short ones are
+/// gathered into one message with a derived type, because a message costs about a microsecond.
+std::vector<std::vector<RowRange>> messages_of(std::span<const RowRun> runs, int peer, Index width, Index most) {
+  constexpr Index kLongRun = Index{64} << 10;  // bytes, on average
+  std::vector<RowRange> ranges;
+  Index total = 0;
+  for (const RowRun& run : runs) {
+    if (run.peer != peer || run.rows == 0) continue;
+    ranges.push_back({run.first, run.rows});
+    total += run.rows;
+  }
+  const bool separate = total * width >= kLongRun * static_cast<Index>(ranges.size());
+  std::vector<std::vector<RowRange>> messages;
+  Index room = 0;  // rows that still fit into the last message
+  for (const RowRange& range : ranges) {
+    if (separate) room = 0;
+    for (Index row = 0; row < range.rows;) {
+      if (room == 0) {
+        messages.emplace_back();
+        room = most;
+      }
+      const Index count = std::min(room, range.rows - row);
+      auto& message = messages.back();
+      const Index first = range.first + row;
+      if (!message.empty() && message.back().first + message.back().rows == first) {
+        message.back().rows += count;  // neighbours in memory
+      } else {
+        message.push_back({first, count});
+      }
+      room -= count;
+      row += count;
+    }
+  }
+  return messages;
 }
 
 MPI_Datatype mpi_type(DType type) { return type == DType::f32 ? MPI_FLOAT : type == DType::f64 ? MPI_DOUBLE : MPI_INT64_T; }
@@ -34,21 +71,21 @@ MPI_Op mpi_op(Reduce reduce) { return reduce == Reduce::sum ? MPI_SUM : reduce =
 
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(std::shared_ptr<MpiState> state, FlightRecorder& own, Membership members, MPI_Comm comm, MpiLimits limits)
+  MpiCommunicator(std::shared_ptr<MpiState> state, EventLog& own, Membership members, MPI_Comm comm, MpiLimits limits)
       : Communicator(own, std::move(members)), state_(std::move(state)), comm_(comm), limits_(limits) {}
   ~MpiCommunicator() override {
     int finalized = 0;
     MPI_Finalized(&finalized);
     if (finalized != 0 || std::uncaught_exceptions() > 0) return;
-    if (state_->drain(1.0)) MPI_Comm_free(&comm_);  // MPI does not survive that a communicator goes before its transfers
-  }
-
-  void progress() override {
-    for (std::size_t i = 0; i < state_->under_way.size(); ++i) state_->under_way[i]->progress();
+    if (state_->drain(1.0)) MPI_Comm_free(&comm_);  // freeing a communicator with pending requests is erroneous
   }
 
  private:
   using Started = std::unique_ptr<Transfer>;
+
+  void do_progress() override {
+    for (std::size_t i = 0; i < state_->outstanding.size(); ++i) state_->outstanding[i]->progress();
+  }
 
   std::unique_ptr<MpiTransfer> transfer(std::string_view op) const { return std::make_unique<MpiTransfer>(state_, op, name()); }
   void ok(int code, std::string_view op) const { check_mpi(code, op, name()); }
@@ -59,7 +96,7 @@ class MpiCommunicator final : public Communicator {
   /// Rows of `width` bytes in one message.
   Index rows_at_once(Index width) const { return std::clamp<Index>(limits_.move_bytes / width, 1, limits_.move_rows); }
 
-  /// Posts the messages that bring `rows` rows from `peer` to `into`; both sides cut them alike.
+  /// Posts receives of `rows` rows from `peer`, cut into messages in the same way as by the sender.
   void receive_rows(MpiTransfer& into, std::byte* values, Index rows, Index width, int peer) const {
     const Index most = rows_at_once(width);
     for (Index row = 0; row < rows; row += most) {
@@ -74,9 +111,9 @@ class MpiCommunicator final : public Communicator {
       ok(MPI_Isend(values + row * width, count, state_->row_type(width), peer, 0, comm_, from.next()), "MPI_Isend");
     }
   }
-  /// The others, such that at each turn every rank sends to another one.
-  int sends_to(int turn) const { return (rank() + turn) % size(); }
-  int receives_from(int turn) const { return (rank() - turn + size()) % size(); }
+  /// Round t: send to rank + t, receive from rank - t (modulo size).
+  int sends_to(int round) const { return (rank() + round) % size(); }
+  int receives_from(int round) const { return (rank() - round + size()) % size(); }
 
   Started do_all_reduce(Stream&, const Tensor& inout, Reduce reduce, When when) override {
     check_host("all_reduce", inout);
@@ -105,7 +142,7 @@ class MpiCommunicator final : public Communicator {
     const bool in_place = part.raw() == byte_at(whole, rank() * rows * width);
     for (Index first = 0; first < rows; first += most) {
       const Index count = std::min(most, rows - first);
-      // A spread element is this block of one rank's part, and the next one lies in the next rank's part.
+      // A spread element is this block of one rank's part; the next element lies in the next rank's part.
       const bool whole_part = count == rows;
       const MPI_Datatype row = state_->row_type(width);
       MpiType spread = whole_part ? MpiType() : make_spread_type(row, count, rows * width);
@@ -128,7 +165,7 @@ class MpiCommunicator final : public Communicator {
     return work;
   }
 
-  /// Every rank sends each other one its piece and adds up what arrives: as few bytes as can be, and the order of the sum is the ranks'.
+  /// Direct reduce-scatter: bandwidth-optimal, summed in rank order.
   Started do_reduce_scatter(Stream& stream, const Tensor& whole, const Tensor& part, When) override {
     check_host("reduce_scatter", whole);
     if (whole.bytes() == 0) return nullptr;
@@ -136,52 +173,83 @@ class MpiCommunicator final : public Communicator {
     const Index width = row_bytes(part);
     const auto bytes = static_cast<Index>(part.bytes());
     const Tensor arriving(stream, {size() - 1, part.elements()});
-    std::vector<const float*> pieces(static_cast<std::size_t>(size()));
-    pieces[static_cast<std::size_t>(rank())] = whole.data<float>() + rank() * part.elements();
-    for (int turn = 1; turn < size(); ++turn) {
-      const int peer = receives_from(turn);
-      std::byte* into = byte_at(arriving, (turn - 1) * bytes);
-      pieces[static_cast<std::size_t>(peer)] = arriving.data<float>() + (turn - 1) * part.elements();
+    std::vector<const float*> addends(static_cast<std::size_t>(size()));
+    addends[static_cast<std::size_t>(rank())] = whole.data<float>() + rank() * part.elements();
+    for (int round = 1; round < size(); ++round) {
+      const int peer = receives_from(round);
+      std::byte* into = byte_at(arriving, (round - 1) * bytes);
+      addends[static_cast<std::size_t>(peer)] = arriving.data<float>() + (round - 1) * part.elements();
       receive_rows(*work, into, part.length(), width, peer);
     }
-    for (int turn = 1; turn < size(); ++turn) {
-      send_rows(*work, byte_at(whole, sends_to(turn) * bytes), part.length(), width, sends_to(turn));
+    for (int round = 1; round < size(); ++round) {
+      send_rows(*work, byte_at(whole, sends_to(round) * bytes), part.length(), width, sends_to(round));
     }
     work->keep(whole);
     work->keep(part);
     work->keep(arriving);
-    work->then([pieces = std::move(pieces), values = part.data<float>(), elements = part.elements()] {
-      add_in_rank_order(pieces, values, elements);
+    work->then([addends = std::move(addends), values = part.data<float>(), elements = part.elements()] {
+      add_in_rank_order(addends, values, elements);
     });
     return work;
   }
 
-  /// Messages between pairs rather than MPI_Alltoallv: as fast, the displacements cannot overflow, and each pair cuts what is too long by
-  /// itself, where a collective would need every rank to know the largest count of all.
-  Started do_all_to_all(Stream&, const Tensor& in, std::span<const Index> send, const Tensor& out, std::span<const Index> receive,
+  /// Messages between pairs instead of MPI_Alltoallv: as fast, displacements cannot overflow, and each pair cuts its long runs by itself,
+  /// where a collective would need every rank to know the largest count in the group.
+  Started do_all_to_all(Stream&, std::span<const AllToAllPart> parts, std::span<const RowRun> send, std::span<const RowRun> receive,
                         When) override {
-    check_host("all_to_all", in);
-    const Index width = row_bytes(in);
-    if (width == 0) return nullptr;
     auto work = transfer("all_to_all");
-    work->reserve(2 * static_cast<std::size_t>(size()));
-    std::vector<Index> to(send.size());
-    std::vector<Index> from(receive.size());
-    std::exclusive_scan(send.begin(), send.end(), to.begin(), Index{0});
-    std::exclusive_scan(receive.begin(), receive.end(), from.begin(), Index{0});
-    for (int turn = 1; turn < size(); ++turn) {
-      const auto peer = static_cast<std::size_t>(receives_from(turn));
-      receive_rows(*work, byte_at(out, from[peer] * width), receive[peer], width, receives_from(turn));
+    for (const auto& [in, out] : parts) {
+      check_host("all_to_all", in);
+      const Index width = row_bytes(in);
+      if (width == 0) continue;
+      work->keep(in);
+      work->keep(out);
+      copy_own_rows(in, send, out, receive, width);
+      const Index most = rows_at_once(width);
+      for (int round = 1; round < size(); ++round) {
+        for (const auto& ranges : messages_of(receive, receives_from(round), width, most))
+          receive_ranges(*work, out, ranges, width, receives_from(round));
+      }
+      for (int round = 1; round < size(); ++round) {
+        for (const auto& ranges : messages_of(send, sends_to(round), width, most)) send_ranges(*work, in, ranges, width, sends_to(round));
+      }
     }
-    for (int turn = 1; turn < size(); ++turn) {
-      const auto peer = static_cast<std::size_t>(sends_to(turn));
-      send_rows(*work, byte_at(in, to[peer] * width), send[peer], width, sends_to(turn));
-    }
-    const auto me = static_cast<std::size_t>(rank());
-    if (send[me] > 0) std::memcpy(byte_at(out, from[me] * width), byte_at(in, to[me] * width), static_cast<std::size_t>(send[me] * width));
-    work->keep(in);
-    work->keep(out);
+    if (work->empty()) return nullptr;
     return work;
+  }
+
+  void copy_own_rows(const Tensor& in, std::span<const RowRun> send, const Tensor& out, std::span<const RowRun> receive,
+                     Index width) const {
+    auto from = send.begin();
+    for (const RowRun& to : receive) {
+      if (to.peer != rank() || to.rows == 0) continue;
+      from = std::find_if(from, send.end(), [&](const RowRun& run) { return run.peer == rank() && run.rows > 0; });
+      std::memcpy(byte_at(out, to.first * width), byte_at(in, from->first * width), static_cast<std::size_t>(to.rows * width));
+      ++from;
+    }
+  }
+
+  void receive_ranges(MpiTransfer& work, const Tensor& out, const std::vector<RowRange>& ranges, Index width, int peer) const {
+    const MPI_Datatype row = state_->row_type(width);
+    if (ranges.size() == 1) {
+      const auto& [first, rows] = ranges.front();
+      ok(MPI_Irecv(byte_at(out, first * width), static_cast<int>(rows), row, peer, 0, comm_, work.next()), "MPI_Irecv");
+      return;
+    }
+    MpiType type = make_ranges_type(row, width, ranges);
+    ok(MPI_Irecv(out.raw(), 1, type.get(), peer, 0, comm_, work.next()), "MPI_Irecv");
+    work.keep(std::move(type));
+  }
+  void send_ranges(MpiTransfer& work, const Tensor& in, const std::vector<RowRange>& ranges, Index width, int peer) const {
+    const MPI_Datatype row = state_->row_type(width);
+    if (ranges.size() == 1) {
+      const auto& [first, rows] = ranges.front();
+      ok(MPI_Isend(byte_at(in, first * width), static_cast<int>(rows), row, peer, 0, comm_, work.next()), "MPI_Isend");
+      return;
+    }
+    MpiType type = make_ranges_type(row, width, ranges);
+    ok(MPI_Isend(in.raw(), 1, type.get(), peer, 0, comm_, work.next()), "MPI_Isend");
+    work.keep(std::move(type));
   }
 
   Started do_broadcast(Stream&, const Tensor& inout, int root) override {
@@ -210,6 +278,7 @@ class MpiCommunicator final : public Communicator {
     send_rows(*work, byte_at(out, 0), out.length(), width, to);
     work->keep(in);
     work->keep(out);
+    if (work->empty()) return nullptr;
     return work;
   }
 
@@ -229,7 +298,7 @@ class MpiCommunicator final : public Communicator {
       chosen.world_ranks.push_back(world_ranks()[static_cast<std::size_t>(parent)]);
       chosen.nodes.push_back(nodes()[static_cast<std::size_t>(parent)]);
     }
-    return std::make_unique<MpiCommunicator>(state_, recorder(), std::move(chosen), part, limits_);
+    return std::make_unique<MpiCommunicator>(state_, log(), std::move(chosen), part, limits_);
   }
 
   std::shared_ptr<MpiState> state_;
@@ -239,9 +308,9 @@ class MpiCommunicator final : public Communicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_mpi_communicator(std::shared_ptr<MpiState> state, FlightRecorder& recorder, Membership members,
-                                                    MPI_Comm comm, MpiLimits limits) {
-  return std::make_unique<MpiCommunicator>(std::move(state), recorder, std::move(members), comm, limits);
+std::unique_ptr<Communicator> make_mpi_communicator(std::shared_ptr<MpiState> state, EventLog& log, Membership members, MPI_Comm comm,
+                                                    MpiLimits limits) {
+  return std::make_unique<MpiCommunicator>(std::move(state), log, std::move(members), comm, limits);
 }
 
 }  // namespace yard

@@ -40,6 +40,21 @@ MpiType make_spread_type(MPI_Datatype row, Index rows, Index extent) {
   return result;
 }
 
+MpiType make_ranges_type(MPI_Datatype row, Index width, std::span<const RowRange> ranges) {
+  std::vector<int> lengths;
+  std::vector<MPI_Aint> offsets;
+  for (const RowRange& range : ranges) {
+    lengths.push_back(static_cast<int>(range.rows));
+    offsets.push_back(static_cast<MPI_Aint>(range.first * width));
+  }
+  MPI_Datatype type = MPI_DATATYPE_NULL;
+  check_mpi(MPI_Type_create_hindexed(static_cast<int>(lengths.size()), lengths.data(), offsets.data(), row, &type),
+            "MPI_Type_create_hindexed", "ranges of rows");
+  MpiType result(type);
+  check_mpi(MPI_Type_commit(&type), "MPI_Type_commit", "ranges of rows");
+  return result;
+}
+
 MPI_Datatype MpiState::row_type(Index bytes) {
   auto found = row_types.find(bytes);
   if (found == row_types.end()) found = row_types.emplace(bytes, make_row_type(bytes)).first;
@@ -49,53 +64,60 @@ MPI_Datatype MpiState::row_type(Index bytes) {
 bool MpiState::drain(double seconds) {
   if (hangs_) return false;
   const auto from = Clock::now();
-  for (MpiRequests& pending : given_up) {
+  for (MpiRequests& pending : abandoned) {
     for (MPI_Request& request : pending.requests) {
-      for (int ended = 0; ended == 0;) {
-        const int code = MPI_Test(&request, &ended, MPI_STATUS_IGNORE);
+      for (int completed = 0; completed == 0;) {
+        const int code = MPI_Test(&request, &completed, MPI_STATUS_IGNORE);
         hangs_ = code != MPI_SUCCESS || seconds_between(from, Clock::now()) > seconds;
         if (hangs_) return false;
       }
     }
   }
-  given_up.clear();
+  abandoned.clear();
   return true;
 }
 
 MpiState::~MpiState() {
-  // What has not ended may still be written to by the other ranks: its memory is never given back.
-  if (!given_up.empty()) (void)new std::vector<MpiRequests>(std::move(given_up));
+  // Peers may still write to these buffers; they are leaked on purpose.
+  if (!abandoned.empty()) (void)new std::vector<MpiRequests>(std::move(abandoned));
 }
 
 MpiTransfer::MpiTransfer(std::shared_ptr<MpiState> state, std::string_view op, const std::string& communicator)
     : state_(std::move(state)), op_(op), communicator_(communicator) {
-  state_->under_way.push_back(this);
+  state_->outstanding.push_back(this);
 }
 
 MpiTransfer::~MpiTransfer() { abandon(); }
 
-void MpiTransfer::leave() noexcept { std::erase(state_->under_way, this); }
+void MpiTransfer::unlist() noexcept { std::erase(state_->outstanding, this); }
 
 void MpiTransfer::abandon() noexcept {
-  leave();
-  if (open()) state_->given_up.push_back(std::exchange(pending_, {}));
+  unlist();
+  if (incomplete()) state_->abandoned.push_back(std::exchange(pending_, {}));
+}
+
+void MpiTransfer::request_completed() {
+  if (++complete_requests_ == pending_.requests.size()) completed_ = Clock::now();
 }
 
 void MpiTransfer::progress() {
-  for (int ended = 0; open(); ++met_) {
-    check_mpi(MPI_Test(&pending_.requests[met_], &ended, MPI_STATUS_IGNORE), op_, communicator_);
-    if (ended == 0) return;
-    if (met_ + 1 == pending_.requests.size()) ended_ = Clock::now();
+  for (int completed = 0; incomplete(); request_completed()) {
+    check_mpi(MPI_Test(&pending_.requests[complete_requests_], &completed, MPI_STATUS_IGNORE), op_, communicator_);
+    if (completed == 0) return;
   }
 }
 
+bool MpiTransfer::done() {
+  progress();
+  return !incomplete();
+}
+
 void MpiTransfer::wait(Stream&) {
-  // One by one: with several, MPI_Waitall of Open MPI 4.1.4 may spin for ever when one of them fails, and it does not return the cause.
-  for (; open(); ++met_) {
-    check_mpi(MPI_Wait(&pending_.requests[met_], MPI_STATUS_IGNORE), op_, communicator_);
-    if (met_ + 1 == pending_.requests.size()) ended_ = Clock::now();
+  // One by one: with several, MPI_Waitall of Open MPI 4.1.4 may spin for ever when one request fails, and does not return the cause.
+  for (; incomplete(); request_completed()) {
+    check_mpi(MPI_Wait(&pending_.requests[complete_requests_], MPI_STATUS_IGNORE), op_, communicator_);
   }
-  leave();
+  unlist();
   if (finish_) finish_();
 }
 

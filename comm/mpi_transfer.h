@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,12 +24,19 @@ struct MpiTypeTraits {
 };
 using MpiType = Handle<MpiTypeTraits>;
 
-/// A committed type of `bytes` contiguous bytes: one row. Every moving call counts in these, so that its limit is 2^31 rows.
-MpiType make_row_type(Index bytes);
-/// `rows` rows, where the next `rows` are `extent` bytes further on.
-MpiType make_spread_type(MPI_Datatype row, Index rows, Index extent);
+/// Consecutive rows of a tensor.
+struct RowRange {
+  Index first = 0, rows = 0;
+};
 
-/// Requests of MPI, and what it reads and writes until they have ended.
+/// A committed type of `bytes` contiguous bytes: one row. Calls that move rows count in these, so that their limit is 2^31 rows.
+MpiType make_row_type(Index bytes);
+/// `rows` rows, resized so that the next element starts `extent` bytes further on.
+MpiType make_spread_type(MPI_Datatype row, Index rows, Index extent);
+/// Several ranges of rows of `width` bytes as one element.
+MpiType make_ranges_type(MPI_Datatype row, Index width, std::span<const RowRange> ranges);
+
+/// MPI requests, and what MPI reads and writes until they complete.
 struct MpiRequests {
   std::vector<MPI_Request> requests;
   std::vector<Tensor> tensors;
@@ -37,23 +45,23 @@ struct MpiRequests {
 
 class MpiTransfer;
 
-/// What all communicators of a runtime share.
+/// State shared by all communicators of a runtime.
 class MpiState {
  public:
   ~MpiState();
-  std::map<Index, MpiType> row_types;   // by bytes
-  std::vector<MpiTransfer*> under_way;  // what `progress` drives
-  std::vector<MpiRequests> given_up;    // by works that were dropped while an exception unwound
+  std::map<Index, MpiType> row_types;     // by bytes
+  std::vector<MpiTransfer*> outstanding;  // for `progress`
+  std::vector<MpiRequests> abandoned;     // of works that were destroyed while an exception unwound
 
   MPI_Datatype row_type(Index bytes);
-  /// Drives what was given up, for at most `seconds` in all; whether all of it has ended.
+  /// Progresses abandoned requests for at most `seconds` in all; returns whether all have completed.
   bool drain(double seconds);
 
  private:
   bool hangs_ = false;
 };
 
-/// A collective that MPI carries out.
+/// A collective over MPI.
 class MpiTransfer final : public Transfer {
  public:
   MpiTransfer(std::shared_ptr<MpiState> state, std::string_view op, const std::string& communicator);
@@ -61,35 +69,37 @@ class MpiTransfer final : public Transfer {
   MpiTransfer(const MpiTransfer&) = delete;
   MpiTransfer& operator=(const MpiTransfer&) = delete;
 
-  /// A place for the request of the next call.
+  /// Where the next call stores its request.
   MPI_Request* next() { return &pending_.requests.emplace_back(MPI_REQUEST_NULL); }
-  void reserve(std::size_t requests) { pending_.requests.reserve(requests); }
+  bool empty() const noexcept { return pending_.requests.empty(); }
   void keep(const Tensor& tensor) { pending_.tensors.push_back(tensor); }
   void keep(MpiType type) { pending_.types.push_back(std::move(type)); }
-  /// What is to be done when all has arrived.
+  /// Called by `wait` when all requests have completed.
   void then(std::function<void()> finish) { finish_ = std::move(finish); }
 
   void wait(Stream&) override;
+  bool done() override;
   void abandon() noexcept override;
-  std::optional<Clock::time_point> ended() const override { return ended_; }
-  /// Lets MPI work on it, and notes the end when it sees it.
+  std::optional<Clock::time_point> completed() override { return completed_; }
+  /// Tests requests in order and notes the time of completion.
   void progress();
 
  private:
-  bool open() const noexcept { return met_ < pending_.requests.size(); }
-  void leave() noexcept;
+  bool incomplete() const noexcept { return complete_requests_ < pending_.requests.size(); }
+  void request_completed();
+  void unlist() noexcept;
 
   std::shared_ptr<MpiState> state_;
   std::string_view op_;
   std::string communicator_;
   MpiRequests pending_;
-  std::size_t met_ = 0;  // requests that have ended: the first ones
+  std::size_t complete_requests_ = 0;  // the first ones
   std::function<void()> finish_;
-  std::optional<Clock::time_point> ended_;
+  std::optional<Clock::time_point> completed_;
 };
 
-/// Takes over `comm`.
-std::unique_ptr<Communicator> make_mpi_communicator(std::shared_ptr<MpiState> state, FlightRecorder& recorder, Membership members,
-                                                    MPI_Comm comm, MpiLimits limits);
+/// Takes ownership of `comm`.
+std::unique_ptr<Communicator> make_mpi_communicator(std::shared_ptr<MpiState> state, EventLog& log, Membership members, MPI_Comm comm,
+                                                    MpiLimits limits);
 
 }  // namespace yard

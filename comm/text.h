@@ -7,10 +7,10 @@
 
 namespace yard {
 
-/// Every rank has the text of `root`. Collective. Texts travel through host memory, wherever the ranks compute.
-std::string broadcast_text(Communicator&, Profiler&, const std::string& text, int root = 0);
+/// Returns the text of `root` on every rank. Collective; takes the control communicator, since texts are host tensors.
+std::string broadcast_text(Communicator& control, const std::string& text, int root = 0);
 
-/// The texts of all ranks in their order, on every rank. Collective.
-std::vector<std::string> gather_texts(Communicator&, Profiler&, const std::string& mine);
+/// Returns the texts of all ranks, in rank order, on every rank. Collective.
+std::vector<std::string> gather_texts(Communicator& control, const std::string& mine);
 
 }  // namespace yard

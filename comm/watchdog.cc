@@ -22,7 +22,7 @@ std::string variable(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-/// The same on every rank of a job, another for every job.
+/// Equal on all ranks of a job, different for every job.
 std::string job_of_environment() {
   const std::string pmix = variable("PMIX_NAMESPACE");
   if (!pmix.empty()) return pmix;
@@ -46,7 +46,7 @@ void write_to_stderr(const std::string& text) {
 
 class Watchdog::Impl {
  public:
-  Impl(const FlightRecorder& recorder, WatchdogOptions options) : recorder_(recorder), options_(std::move(options)) {
+  Impl(const EventLog& log, WatchdogOptions options) : log_(log), options_(std::move(options)) {
     if (options_.job.empty()) options_.job = job_of_environment();
     if (options_.folder.empty()) options_.folder = temporary_folder(options_.job);
     if (!options_.write) options_.write = write_to_stderr;
@@ -77,15 +77,15 @@ class Watchdog::Impl {
     const std::lock_guard lock(mutex_);
     return options_.folder;
   }
-  /// There while some rank is past its deadline: then those that have waited for a shorter time report too.
+  /// Exists while a rank is past the limit: then ranks whose collectives have been incomplete for a shorter time report too.
   std::string alarm_file(const std::string& where) const { return where + "/watchdog-alarm-" + options_.job; }
-  /// False when the watchdog is to stop.
+  /// Returns false when the watchdog is to stop.
   bool sleep(const std::stop_token& stop, double seconds) {
     std::unique_lock lock(mutex_);
     return !changed_.wait_for(lock, stop, std::chrono::duration<double>(seconds), [&] { return stop.stop_requested(); });
   }
-  bool still_in(const FlightRecord& record) const {
-    const auto now = recorder_.waiting();
+  bool still_incomplete(const CollectiveRecord& record) const {
+    const auto now = log_.oldest_incomplete();
     return now && now->id == record.id;
   }
 
@@ -93,51 +93,52 @@ class Watchdog::Impl {
     const double tick = std::clamp(options_.seconds / 10, 0.01, 0.2);
     const double short_wait = std::min(options_.seconds / 2, 1.0);
     auto last = Clock::now();
-    std::optional<FlightRecord> watched;
+    std::optional<CollectiveRecord> watched;
     bool reported = false;
-    double waited = 0;  // a tick that took longer than a second counts as one tick: a process that was suspended has not waited
+    double pending = 0;  // a tick that took longer than a second counts as one tick: the process was suspended
     while (sleep(stop, tick)) {
       const auto now = Clock::now();
       const double since_last = seconds_between(std::exchange(last, now), now);
       const double passed = since_last > 1 ? tick : since_last;
-      const auto current = recorder_.waiting();
+      const auto current = log_.oldest_incomplete();
       if (!current || !watched || current->id != watched->id) {
         if (reported) remove(watchdog_file(folder(), options_.rank));
         reported = false;
-        waited = current ? std::min(seconds_between(current->waiting, now), passed) : 0;
+        pending = current ? std::min(seconds_between(current->posted, now), passed) : 0;
         watched = current;
         if (!current) continue;
       } else {
-        waited += passed;
+        pending += passed;
       }
-      if (waited > options_.seconds) {
+      if (pending > options_.seconds) {
         if (judge(stop, *current)) return;
         watched.reset();
         last = Clock::now();
-      } else if (!reported && waited > short_wait && std::filesystem::exists(alarm_file(folder()))) {
+      } else if (!reported && pending > short_wait && std::filesystem::exists(alarm_file(folder()))) {
         reported = true;
-        write_watchdog_file(folder(), options_.rank, watchdog_report(recorder_, *current, options_.rank, options_.job, false));
+        write_watchdog_file(folder(), options_.rank, watchdog_report(log_, *current, options_.rank, options_.job, false));
       }
     }
   }
 
-  /// Reports, waits for the others' reports, and ends the job unless the collective has ended meanwhile. True: nothing is left to watch.
-  bool judge(const std::stop_token& stop, const FlightRecord& record) {
+  /// Reports, waits for the reports of other ranks, and aborts the job unless the collective has completed meanwhile. Returns whether the
+  /// watchdog is done.
+  bool judge(const std::stop_token& stop, const CollectiveRecord& record) {
     const std::string where = folder();
-    const auto own = watchdog_report(recorder_, record, options_.rank, options_.job, true);
+    const auto own = watchdog_report(log_, record, options_.rank, options_.job, true);
     const bool written = write_watchdog_file(where, options_.rank, own);
     std::ofstream(alarm_file(where)) << options_.rank << "\n";
-    options_.write(open_collectives(own) +
+    options_.write(incomplete_collectives(own) +
                    fmt::format("watchdog: rank {}: its last collectives are {} {}\n", options_.rank,
                                written ? "in" : "lost, since this cannot be written:", watchdog_file(where, options_.rank)));
     if (!sleep(stop, options_.grace)) return true;
     auto reports = read_watchdog_files(where, options_.ranks, options_.job);
     reports.emplace(options_.rank, own);
-    const auto speaker =
+    const auto reporter =
         std::find_if(reports.begin(), reports.end(), [](const auto& report) { return report.second.value("late", false); });
-    // The others hold back while the lowest ends the job, and speak if it was released instead.
-    if (speaker->first != options_.rank && !sleep(stop, options_.last_resort)) return true;
-    if (still_in(record)) {
+    // The lowest late rank aborts the job. The other late ranks wait for that, and take over if its collective completed instead.
+    if (reporter->first != options_.rank && !sleep(stop, options_.last_resort)) return true;
+    if (still_incomplete(record)) {
       remove(alarm_file(where));
       options_.write(watchdog_sentence(reports, options_.seconds) + "\n");
       end_job(stop);
@@ -148,7 +149,7 @@ class Watchdog::Impl {
     return false;
   }
 
-  /// The call that ends the job may itself hang after a link was cut.
+  /// The abort itself may hang after a link was cut.
   void end_job(const std::stop_token& stop) {
     const std::jthread ending([this] {
       if (options_.abort) options_.abort();
@@ -156,14 +157,14 @@ class Watchdog::Impl {
     if (sleep(stop, options_.last_resort)) options_.exit();
   }
 
-  const FlightRecorder& recorder_;
+  const EventLog& log_;
   WatchdogOptions options_;
   std::mutex mutex_;
   std::condition_variable_any changed_;
-  std::jthread thread_;  // last: it is joined before the rest goes
+  std::jthread thread_;  // last, so that it is joined before the other members are destroyed
 };
 
-Watchdog::Watchdog(const FlightRecorder& recorder, WatchdogOptions options) : impl_(std::make_unique<Impl>(recorder, std::move(options))) {}
+Watchdog::Watchdog(const EventLog& log, WatchdogOptions options) : impl_(std::make_unique<Impl>(log, std::move(options))) {}
 Watchdog::~Watchdog() = default;
 void Watchdog::set_folder(const std::string& folder) { impl_->set_folder(folder); }
 

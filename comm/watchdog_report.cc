@@ -28,49 +28,55 @@ std::string describe(const json& entry) {
                      entry.at("sequence").get<std::uint64_t>(), entry.at("communicator").get<std::string>());
 }
 
-json entry_of(const FlightRecord& record, const std::vector<FlightRecorder::Channel>& channels, Clock::time_point now) {
-  const auto& channel = channels[static_cast<std::size_t>(record.channel)];
-  const bool ended = record.state == CollectiveState::done || record.state == CollectiveState::abandoned;
-  const auto from = record.state == CollectiveState::waiting ? record.waiting : record.started;
-  return {{"communicator", channel.name},
-          {"members", channel.members},
-          {"sequence", record.sequence},
-          {"op", record.op},
-          {"label", record.label.text()},
-          {"phase", record.label.phase},
-          {"layer", record.label.layer},
-          {"rows", record.rows},
-          {"bytes", record.bytes},
-          {"state", name_of(record.state)},
-          {"seconds", seconds_between(from, ended ? record.ended : now)},
-          {"seconds_ago", seconds_between(record.started, now)}};
+json entry_of(const CollectiveRecord& record, const std::vector<EventLog::Group>& groups, Clock::time_point now) {
+  const auto& group = groups[static_cast<std::size_t>(record.group)];
+  json entry{{"communicator", group.name},
+             {"members", group.members},
+             {"sequence", record.sequence},
+             {"op", record.op},
+             {"label", record.label.text()},
+             {"kind", record.label.kind},
+             {"rows", record.rows},
+             {"bytes", record.bytes()},
+             {"state", name_of(record.state())},
+             {"seconds", record.completed ? record.seconds() : seconds_between(record.posted, now)},
+             {"seconds_ago", seconds_between(record.posted, now)}};
+  if (record.label.layer >= 0) entry["layer"] = record.label.layer;
+  return entry;
 }
 
-/// What the reports say together about the collective that one rank waits in.
+/// What the reports say together about one rank's pending collective.
 struct Verdict {
-  std::vector<int> silent;                      // of its members: no report
-  std::vector<std::pair<int, json>> elsewhere;  // report, but have not entered it; and what they wait in
+  std::vector<int> silent;                      // ranks that have not entered it and wait in no collective
+  std::vector<std::pair<int, json>> elsewhere;  // ranks that have not entered it and wait in another collective: that one
 };
 
-Verdict judge(const json& waiting, const std::map<int, json>& reports) {
+bool waits(const json& report) { return report.at("pending").at("state") == "waiting"; }
+
+Verdict judge(const json& pending, const std::map<int, json>& reports) {
   Verdict verdict;
-  for (const int member : waiting.at("members").get<std::vector<int>>()) {
+  for (const int member : pending.at("members").get<std::vector<int>>()) {
     const auto report = reports.find(member);
     if (report == reports.end()) {
       verdict.silent.push_back(member);
       continue;
     }
-    const json& channels = report->second.at("communicators");
-    const bool entered = std::any_of(channels.begin(), channels.end(), [&](const json& channel) {
-      return channel.at("name") == waiting.at("communicator") && channel.at("members") == waiting.at("members") &&
-             channel.at("sequence").get<std::uint64_t>() >= waiting.at("sequence").get<std::uint64_t>();
+    const json& groups = report->second.at("communicators");
+    const bool entered = std::any_of(groups.begin(), groups.end(), [&](const json& group) {
+      return group.at("name") == pending.at("communicator") && group.at("members") == pending.at("members") &&
+             group.at("sequence").get<std::uint64_t>() >= pending.at("sequence").get<std::uint64_t>();
     });
-    if (!entered) verdict.elsewhere.emplace_back(member, report->second.at("waiting"));
+    if (entered) continue;
+    if (waits(report->second)) {
+      verdict.elsewhere.emplace_back(member, report->second.at("pending"));
+    } else {
+      verdict.silent.push_back(member);
+    }
   }
   return verdict;
 }
 
-std::string missing_of(const Verdict& verdict, const std::vector<int>& members) {
+std::string missing_ranks(const Verdict& verdict, const std::vector<int>& members) {
   if (verdict.silent.empty() && verdict.elsewhere.empty()) {
     return fmt::format("no rank is missing, so the transfer itself hangs between {}", names_of(members));
   }
@@ -83,7 +89,8 @@ std::string missing_of(const Verdict& verdict, const std::vector<int>& members) 
   return text + fmt::format(" (rank {} waits in {})", rank, describe(where));
 }
 
-/// How near a verdict is to the cause: only silent ranks are missing; some are; only ranks that wait elsewhere; none.
+/// Orders verdicts by how close they are to the cause: all missing ranks wait in no collective; some do; all wait elsewhere; none is
+/// missing.
 int distance_of(const Verdict& verdict) {
   if (!verdict.silent.empty()) return verdict.elsewhere.empty() ? 0 : 1;
   return verdict.elsewhere.empty() ? 3 : 2;
@@ -91,26 +98,26 @@ int distance_of(const Verdict& verdict) {
 
 }  // namespace
 
-json watchdog_report(const FlightRecorder& recorder, const FlightRecord& waiting, int rank, const std::string& job, bool late) {
-  const auto records = recorder.records();
-  const auto channels = recorder.channels();  // after the records, so that it knows all of their communicators
+json watchdog_report(const EventLog& log, const CollectiveRecord& pending, int rank, const std::string& job, bool late) {
+  const auto records = log.records();
+  const auto groups = log.groups();  // after the records, so that it has all of their groups
   const auto now = Clock::now();
-  json report{{"rank", rank}, {"job", job}, {"late", late}, {"waiting", entry_of(waiting, channels, now)}};
-  for (const auto& channel : channels) {
-    report["communicators"].push_back({{"name", channel.name}, {"members", channel.members}, {"sequence", channel.sequence}});
+  json report{{"rank", rank}, {"job", job}, {"late", late}, {"pending", entry_of(pending, groups, now)}};
+  for (const auto& group : groups) {
+    report["communicators"].push_back({{"name", group.name}, {"members", group.members}, {"sequence", group.sequence}});
   }
-  for (const FlightRecord& record : records) report["records"].push_back(entry_of(record, channels, now));
+  for (const CollectiveRecord& record : records) report["records"].push_back(entry_of(record, groups, now));
   return report;
 }
 
-std::string open_collectives(const json& report) {
+std::string incomplete_collectives(const json& report) {
   std::string text;
   for (const json& entry : report.at("records")) {
     const auto state = entry.at("state").get<std::string>();
-    if (state != "started" && state != "waiting") continue;
-    text +=
-        fmt::format("watchdog: rank {}: {}, {} rows, {} bytes, entered {:.1f} s ago, {}\n", report.at("rank").get<int>(), describe(entry),
-                    entry.at("rows").get<Index>(), entry.at("bytes").get<Index>(), entry.at("seconds_ago").get<double>(), state);
+    if (state != "posted" && state != "waiting") continue;
+    text += fmt::format("watchdog: rank {}: {}, {} rows, {} bytes, posted {:.1f} s ago, {}\n", report.at("rank").get<int>(),
+                        describe(entry), entry.at("rows").get<Index>(), entry.at("bytes").get<Index>(),
+                        entry.at("seconds_ago").get<double>(), state == "waiting" ? "waiting" : "not waited for yet");
   }
   return text;
 }
@@ -143,13 +150,13 @@ std::map<int, json> read_watchdog_files(const std::string& folder, int ranks, co
 
 std::string watchdog_sentence(const std::map<int, json>& reports, double limit) {
   check(!reports.empty(), "the watchdog has no report to judge");
-  const auto distance = [&](const auto& report) { return distance_of(judge(report.second.at("waiting"), reports)); };
+  const auto distance = [&](const auto& report) { return distance_of(judge(report.second.at("pending"), reports)); };
   const auto chosen =
       std::min_element(reports.begin(), reports.end(), [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
-  const json& waiting = chosen->second.at("waiting");
-  return fmt::format("watchdog: rank {} has waited {:.1f} s in {}: {}; run.watchdog_seconds is {:g}", chosen->first,
-                     waiting.at("seconds").get<double>(), describe(waiting),
-                     missing_of(judge(waiting, reports), waiting.at("members").get<std::vector<int>>()), limit);
+  const json& pending = chosen->second.at("pending");
+  return fmt::format("watchdog: rank {} has waited {:.1f} s {} {}: {}; run.watchdog_seconds is {:g}", chosen->first,
+                     pending.at("seconds").get<double>(), waits(chosen->second) ? "in" : "for the completion of", describe(pending),
+                     missing_ranks(judge(pending, reports), pending.at("members").get<std::vector<int>>()), limit);
 }
 
 }  // namespace yard

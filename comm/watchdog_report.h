@@ -3,28 +3,28 @@
 #include <map>
 #include <string>
 
-#include "comm/flight_recorder.h"
+#include "comm/event_log.h"
 #include "core/io/json.h"
 
 namespace yard {
 
-/// What one rank knows when a collective hangs, as it is written to watchdog-rank-R.json: the collective it waits in ("waiting"), how far
-/// it has come on every communicator, and its last records.
-nlohmann::json watchdog_report(const FlightRecorder& recorder, const FlightRecord& waiting, int rank, const std::string& job, bool late);
+/// One rank's report on a collective that does not complete, the contents of watchdog-rank-R.json: the collective ("pending"), whether the
+/// rank waits for it, the last collective that it has posted on every communicator, and its last records. `late`: this rank itself is past
+/// the limit.
+nlohmann::json watchdog_report(const EventLog& log, const CollectiveRecord& pending, int rank, const std::string& job, bool late);
 
-/// The lines for stderr: what this rank has open.
-std::string open_collectives(const nlohmann::json& report);
+/// The lines for stderr: this rank's incomplete collectives.
+std::string incomplete_collectives(const nlohmann::json& report);
 
 /// "<folder>/watchdog-rank-R.json"
 std::string watchdog_file(const std::string& folder, int rank);
-/// Whole or not at all; false where the folder cannot be written.
+/// Atomic; false if the folder cannot be written.
 bool write_watchdog_file(const std::string& folder, int rank, const nlohmann::json& report);
 /// The reports of this job's ranks, by rank.
 std::map<int, nlohmann::json> read_watchdog_files(const std::string& folder, int ranks, const std::string& job);
 
-/// One sentence on what hangs and who is missing: members without a report, or that have not entered the collective. Where a rank waits
-/// for one that waits itself, the end of the chain is named: a collective that lacks only silent ranks comes before one that lacks waiting
-/// ones. `limit` is the deadline in seconds.
+/// One sentence on which collective hangs and which ranks are missing: ranks of its group that have not entered it. Where a missing rank
+/// waits in another collective itself, the end of the chain is named. `limit` is run.watchdog_seconds.
 std::string watchdog_sentence(const std::map<int, nlohmann::json>& reports, double limit);
 
 }  // namespace yard

@@ -1,24 +1,27 @@
 #pragma once
 
+#include <algorithm>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "core/device/stream.h"
 
 namespace yard {
 
-/// Work that has been started and not yet met: a collective under way, or what must be done when one ends. It keeps its tensors alive;
-/// work put on the stream after `wait` sees the result. Dropping it joins it, or abandons it while an exception unwinds (law 9).
+/// An operation that has been posted: a collective, or what follows one. It keeps its tensors alive. Work queued on the stream after `wait`
+/// sees the result. A Work that is destroyed is waited for, or abandoned while an exception unwinds (law 9).
 class [[nodiscard]] Work {
  public:
   class State {
    public:
     virtual ~State() = default;
-    /// Makes the stream see the result; called at most once.
+    /// Makes the result visible to work queued on the stream from now on; called at most once.
     virtual void wait(Stream& stream) = 0;
-    /// Lets go without waiting: the process is about to end.
+    /// Whether `wait` would not block on another rank. Never blocks.
+    virtual bool done() = 0;
+    /// Gives up without waiting: the process is about to end.
     virtual void abandon() noexcept {}
   };
 
@@ -27,7 +30,7 @@ class [[nodiscard]] Work {
   Work(Work&& other) noexcept : stream_(other.stream_), state_(std::move(other.state_)) {}
   Work& operator=(Work&& other) {
     if (this != &other) {
-      finish();
+      if (state_) wait(*stream_);
       stream_ = other.stream_;
       state_ = std::move(other.state_);
     }
@@ -51,37 +54,73 @@ class [[nodiscard]] Work {
   void wait(Stream& stream) {
     if (auto state = std::move(state_)) state->wait(stream);
   }
+  /// Whether `wait` would not block on another rank; true for a Work with nothing to wait for.
+  bool done() const { return state_ == nullptr || state_->done(); }
+  /// Whether there is anything to wait for.
   bool pending() const noexcept { return state_ != nullptr; }
 
-  /// Work that waits for `first` and then runs `after` on the waiting stream.
-  static Work then(Stream& stream, Work first, std::function<void(Stream&)> after);
+  /// Work that waits for `first` and then calls after(stream) with the waiting stream.
+  template <class After>
+  static Work then(Stream& stream, Work first, After after);
+  /// Work that waits for each of several, posted on one stream, in their order.
+  static Work all(std::vector<Work> works);
 
  private:
-  void finish() {
-    if (state_) wait(*stream_);
+  template <class After>
+  class Chain;
+  class Several;
+
+  void abandon() noexcept {
+    if (auto state = std::move(state_)) state->abandon();
   }
   Stream* stream_ = nullptr;
   std::unique_ptr<State> state_;
 };
 
-inline Work Work::then(Stream& stream, Work first, std::function<void(Stream&)> after) {
-  class Chain final : public State {
-   public:
-    Chain(Work before, std::function<void(Stream&)> next) : first_(std::move(before)), after_(std::move(next)) {}
-    void wait(Stream& on) override {
-      first_.wait(on);
-      after_(on);
-    }
-    void abandon() noexcept override {
-      if (first_.state_) first_.state_->abandon();
-      first_.state_.reset();
-    }
+template <class After>
+class Work::Chain final : public State {
+ public:
+  Chain(Work first, After after) : first_(std::move(first)), after_(std::move(after)) {}
+  void wait(Stream& stream) override {
+    first_.wait(stream);
+    after_(stream);
+  }
+  bool done() override { return first_.done(); }
+  void abandon() noexcept override { first_.abandon(); }
 
-   private:
-    Work first_;
-    std::function<void(Stream&)> after_;
-  };
-  return {stream, std::make_unique<Chain>(std::move(first), std::move(after))};
+ private:
+  Work first_;
+  After after_;
+};
+
+class Work::Several final : public State {
+ public:
+  explicit Several(std::vector<Work> works) : works_(std::move(works)) {}
+  void wait(Stream& stream) override {
+    for (Work& work : works_) work.wait(stream);
+  }
+  bool done() override {
+    return std::all_of(works_.begin(), works_.end(), [](const Work& work) { return work.done(); });
+  }
+  void abandon() noexcept override {
+    for (Work& work : works_) work.abandon();
+  }
+
+ private:
+  std::vector<Work> works_;
+};
+
+template <class After>
+Work Work::then(Stream& stream, Work first, After after) {
+  return {stream, std::make_unique<Chain<After>>(std::move(first), std::move(after))};
+}
+
+inline Work Work::all(std::vector<Work> works) {
+  std::erase_if(works, [](const Work& work) { return !work.pending(); });
+  if (works.empty()) return {};
+  if (works.size() == 1) return std::move(works.front());
+  Stream& stream = *works.front().stream_;
+  return {stream, std::make_unique<Several>(std::move(works))};
 }
 
 }  // namespace yard

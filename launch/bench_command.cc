@@ -65,7 +65,7 @@ int bench_command(int argc, const char* const* argv) {
   check_input(new_tokens >= 1, "--new-tokens must be at least 1, got ", new_tokens);
   return run_on_ranks([&](RankRuntime& runtime) {
     RunConfig config;
-    agree(*runtime.world, runtime.profiler, [&] {
+    agree(runtime.control, [&] {
       // W1: what published tables of this repository refer to.
       const char* w1 =
           "model { vocabulary: 8192 width: 384 layers: 6 heads: 6 kv_heads: 2 head_width: 64 experts: 8 top_k: 2 hidden: 1024 } "

@@ -8,6 +8,8 @@
 namespace yard {
 namespace {
 
+YARD_COLLECTIVE kRouterState{"router.state"};
+
 LossSettings loss_settings(const RunConfig& config) {
   LossSettings losses;
   losses.balance = static_cast<float>(config.losses().balance());
@@ -75,7 +77,7 @@ std::unique_ptr<Module> build_moe_layer(const RunConfig& config, Mesh& mesh, Str
   const auto make_router = routers.find(kind);
   check_input(make_router != routers.end(), "model.router.kind '", kind, "' is not known; this build has ", kinds_of(routers));
   const SumOverRanks sum = [&mesh](Context& context, const Tensor& values) {
-    return mesh.world().all_reduce(context.stream, context.profiler, {"router.state"}, values);
+    return mesh.world().all_reduce(context.stream, {kRouterState}, values);
   };
   Communicator& group = mesh.along(Axis::expert);
   const std::string prefix = names::layer(layer) + "block_sparse_moe.";
@@ -93,7 +95,7 @@ std::unique_ptr<Module> build_moe_layer(const RunConfig& config, Mesh& mesh, Str
   MoeLayer::Parts parts;
   parts.router = make_router->second(place, config, sum);
   model.sees_later_tokens = model.sees_later_tokens || parts.router->sees_later_tokens();
-  parts.exchange = std::make_unique<DirectExchange>(group, shape.experts, static_cast<int>(layer));
+  parts.exchange = std::make_unique<DirectExchange>(group, shape.experts, config.exchange().chunks(), static_cast<int>(layer));
   const Index local = shape.experts / group.size();
   parts.experts = make_experts(shape, layer, local * group.rank(), local);
   if (shape.shared_hidden > 0) {

@@ -73,7 +73,7 @@ constexpr Limit kLimits[] = {
     {"model.router.max_experts", 1, kCount},
     {"losses.balance", 0, kInfinity, Ends::open_above},
     {"losses.z", 0, kInfinity, Ends::open_above},
-    {"exchange.pieces", 1, kCount},
+    {"exchange.chunks", 1, kCount},
     {"data.length", 1, kCount},
     {"data.global_batch", 1, kCount},
     {"data.accumulate", 1, kCount},
@@ -155,8 +155,6 @@ void check_available(const RunConfig& config) {
   check_input(algorithm == RunConfig::Algorithm::auto_ || algorithm == RunConfig::Algorithm::direct, "exchange.algorithm is ",
               word(algorithm, RunConfig::Algorithm::Value_Name<RunConfig::Algorithm::Value>),
               ", but only 'direct' exists so far: take 'direct' or 'auto'");
-  check_input(config.exchange().pieces() == 1, "exchange.pieces is ", config.exchange().pieces(),
-              ", but exchanging in pieces does not exist yet: it must be 1");
 }
 
 }  // namespace yard

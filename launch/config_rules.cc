@@ -112,6 +112,13 @@ void resolve_router(RunConfig& config, Int ranks) {
               ", but must divide the sequences that a rank holds in a micro-step, ", held, ": it may be ", divisors(held));
 }
 
+void check_exchange(const RunConfig& config) {
+  const Int local = config.model().experts() / config.mesh().expert();
+  const Int chunks = config.exchange().chunks();
+  check_input(chunks <= local, "exchange.chunks is ", chunks, ", but a rank has ", local, local == 1 ? " expert" : " experts",
+              " (model.experts / mesh.expert): it must be from 1 to ", local);
+}
+
 void resolve_data(RunConfig& config, Int ranks) {
   RunConfig::Data& data = *config.mutable_data();
   const Int unit = data.accumulate() * ranks;
@@ -164,6 +171,7 @@ RunConfig resolve(RunConfig config, int ranks) {
   resolve_attention(*config.mutable_model(), config.data().length());
   resolve_experts(*config.mutable_model());
   resolve_router(config, ranks);
+  check_exchange(config);
   check_rows(config, ranks);
   resolve_optimizer(config);
   check_input(

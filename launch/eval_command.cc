@@ -19,6 +19,8 @@ namespace {
 
 namespace po = boost::program_options;
 
+YARD_COLLECTIVE kLogits{"logits"};
+
 struct Options {
   std::string checkpoint, data, text, ids, logits;
   std::vector<std::string> settings;
@@ -41,7 +43,7 @@ std::shared_ptr<const TokenStream> stream_of(const Options& options, const Loade
 
 void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& options) {
   std::unique_ptr<Validation> data;
-  agree(loaded.mesh->world(), runtime.profiler, [&] {
+  agree(runtime.control, [&] {
     const Index length = options.length > 0 ? options.length : loaded.config.data().length();
     check_input(length <= loaded.config.model().positions(), "--length ", length, " is beyond model.positions, ",
                 loaded.config.model().positions());
@@ -71,7 +73,7 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
 /// Logits of given token ids, the way people compare implementations. Ranks take sequences in turn; rank 0 gathers and writes.
 void write_logits(RankRuntime& runtime, LoadedModel& loaded, const Options& options) {
   Tensor ids;
-  agree(loaded.mesh->world(), runtime.profiler, [&] {
+  agree(runtime.control, [&] {
     const SafetensorsReader reader(options.ids);
     const SafetensorsEntry& entry = reader.entry("input_ids");
     check_input(entry.shape.size() == 2, "input_ids of ", options.ids, " must be (sequences, length), got ", entry.shape_text());
@@ -88,7 +90,7 @@ void write_logits(RankRuntime& runtime, LoadedModel& loaded, const Options& opti
   const Index vocabulary = loaded.config.model().vocabulary();
   const int ranks = loaded.mesh->size();
   std::unique_ptr<SafetensorsWriter> writer;
-  agree(loaded.mesh->world(), runtime.profiler, [&] {
+  agree(runtime.control, [&] {
     if (runtime.rank != 0) return;
     SafetensorsEntry entry;
     entry.name = "logits";
@@ -113,13 +115,13 @@ void write_logits(RankRuntime& runtime, LoadedModel& loaded, const Options& opti
     Tensor logits = loaded.model.transformer->logits(context).reshaped({1, length * vocabulary});
     if (runtime.gpu) logits = logits.to(runtime.stream(), Device{});
     const Tensor all = ranks == 1 ? logits : Tensor(runtime.host, {ranks, length * vocabulary});
-    if (ranks > 1) loaded.mesh->world().all_gather(runtime.host, runtime.profiler, {"logits"}, logits, all).wait(runtime.host);
-    agree(loaded.mesh->world(), runtime.profiler, [&] {
+    if (ranks > 1) runtime.control.all_gather(runtime.host, {kLogits}, logits, all).wait(runtime.host);
+    agree(runtime.control, [&] {
       const Index count = std::min<Index>(ranks, sequences - first);
       if (writer) writer->write(all.row_range(0, count).reshaped({count, length, vocabulary}));
     });
   }
-  agree(loaded.mesh->world(), runtime.profiler, [&] {
+  agree(runtime.control, [&] {
     if (writer) writer->finish();
   });
   if (runtime.rank == 0)

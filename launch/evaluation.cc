@@ -6,13 +6,19 @@
 #include "core/ops/elementwise.h"
 
 namespace yard {
+namespace {
+
+YARD_PHASE kValidationPhase{"validation"};
+YARD_COLLECTIVE kValidation{"validation"};
+
+}  // namespace
 
 double Evaluation::loss() const noexcept { return targets == 0 ? 0 : nats / static_cast<double>(targets); }
 double Evaluation::perplexity() const noexcept { return std::exp(loss()); }
 double Evaluation::bits_per_byte() const noexcept { return bytes == 0 ? 0 : nats / (std::numbers::ln2 * static_cast<double>(bytes)); }
 
 Evaluation evaluate(Stream& stream, Profiler& profiler, Mesh& mesh, Model& model, const Validation& data, const Tokenizer& tokenizer) {
-  const Span span(profiler, "validation");
+  const Span span(profiler, kValidationPhase);
   const Tensor all_nats = Tensor::zeros(stream, {1}, DType::f64);
   double targets = 0;
   double bytes = 0;
@@ -28,10 +34,10 @@ Evaluation evaluate(Stream& stream, Profiler& profiler, Mesh& mesh, Model& model
     bytes += static_cast<double>(target_bytes(tokenizer, tokens.ids.to(stream, Device{}), wanted));
   }
   const double nats = all_nats.to(stream, Device{}).values<double>()[0];
-  const Tensor sums = Tensor::of<double>(stream, {3}, std::vector<double>{nats, targets, bytes});
-  mesh.world().all_reduce(stream, profiler, {"validation"}, sums, Reduce::sum, When::now).wait(stream);
-  const Tensor on_host = sums.to(stream, Device{});
-  const auto totals = on_host.values<double>();
+  Stream host{Device{}};
+  const Tensor sums = Tensor::of<double>(host, {3}, std::vector<double>{nats, targets, bytes});
+  mesh.control().all_reduce(host, {kValidation}, sums, Reduce::sum, When::now).wait(host);
+  const auto totals = sums.values<double>();
   return {totals[0], static_cast<Index>(totals[1]), static_cast<Index>(totals[2])};
 }
 

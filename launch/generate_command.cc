@@ -14,6 +14,8 @@ namespace {
 
 namespace po = boost::program_options;
 
+YARD_COLLECTIVE kGenerate{"generate"};
+
 struct Options {
   std::string checkpoint, prompt, prompts;
   std::vector<std::string> settings;
@@ -34,13 +36,12 @@ std::vector<std::string> read_prompts(const Options& options) {
 
 /// Ids of line i as text, from rank i % ranks to rank 0, which prints.
 void print_line(RankRuntime& runtime, LoadedModel& loaded, const Line* line, int owner, bool several) {
-  Communicator& world = loaded.mesh->world();
   Tensor count = Tensor::zeros(runtime.host, {1}, DType::i64);
   if (line != nullptr) count.data<std::int64_t>()[0] = static_cast<std::int64_t>(line->ids.size());
-  world.broadcast(runtime.host, runtime.profiler, {"generate"}, count, owner).wait(runtime.host);
+  runtime.control.broadcast(runtime.host, {kGenerate}, count, owner).wait(runtime.host);
   Tensor ids(runtime.host, {count.data<std::int64_t>()[0]}, DType::i32);
   if (line != nullptr) std::copy(line->ids.begin(), line->ids.end(), ids.data<std::int32_t>());
-  world.broadcast(runtime.host, runtime.profiler, {"generate"}, ids, owner).wait(runtime.host);
+  runtime.control.broadcast(runtime.host, {kGenerate}, ids, owner).wait(runtime.host);
   if (runtime.rank != 0) return;
   std::cout << loaded.tokenizer->decode(ids.values<std::int32_t>()) << (several ? "\n----\n" : "\n") << std::flush;
 }
@@ -48,7 +49,7 @@ void print_line(RankRuntime& runtime, LoadedModel& loaded, const Line* line, int
 void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options) {
   std::vector<Line> all;
   Index longest = 1;
-  agree(loaded.mesh->world(), runtime.profiler, [&] {
+  agree(runtime.control, [&] {
     for (const std::string& prompt : read_prompts(options)) {
       Line line;
       line.number = all.size();
@@ -65,7 +66,7 @@ void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options)
   const auto ranks = static_cast<std::size_t>(loaded.mesh->size());
   const std::size_t each = std::min<std::size_t>(static_cast<std::size_t>(options.batch), (all.size() + ranks - 1) / ranks);
   bool stopped = false;
-  Generator generator(runtime, loaded.mesh->world(), *loaded.model.transformer, options.sampling, loaded.tokenizer->end_of_text());
+  Generator generator(runtime, *loaded.model.transformer, options.sampling, loaded.tokenizer->end_of_text());
   for (std::size_t first = 0; first < all.size(); first += each * ranks) {
     std::vector<Line> mine(each);
     for (std::size_t i = 0; i < each; ++i) {

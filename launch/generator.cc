@@ -13,6 +13,8 @@ namespace yard {
 
 namespace {
 
+YARD_COLLECTIVE kGenerate{"generate"};
+
 /// The sum in T of those masses that are at least this large.
 template <class T>
 T mass_from(std::span<const float> mass, float least) {
@@ -94,7 +96,7 @@ Tensor Generator::forward(const std::vector<Line>& lines, KeyValueCache& cache, 
   Tokens tokens;
   tokens.sequences = static_cast<Index>(lines.size());
   tokens.length = fresh;
-  tokens.sequences_everywhere = tokens.sequences * world_.size();
+  tokens.sequences_everywhere = tokens.sequences * runtime_.size;
   tokens.cache = &cache;
   std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens.rows()), -1);
   std::vector<std::int32_t> positions(static_cast<std::size_t>(tokens.rows()), 0);
@@ -125,7 +127,7 @@ Tensor Generator::forward(const std::vector<Line>& lines, KeyValueCache& cache, 
 bool Generator::any(bool live) {
   Tensor flag(runtime_.host, {1}, DType::i64);
   flag.data<std::int64_t>()[0] = live ? 1 : 0;
-  world_.all_reduce(runtime_.host, runtime_.profiler, {"generate"}, flag, Reduce::max, When::now).wait(runtime_.host);
+  runtime_.control.all_reduce(runtime_.host, {kGenerate}, flag, Reduce::max, When::now).wait(runtime_.host);
   return flag.data<std::int64_t>()[0] != 0;
 }
 

@@ -31,11 +31,11 @@ struct Line {
 class Generator {
  public:
   /// A line ends with `end_of_text`; with -1 it never does.
-  Generator(RankRuntime& runtime, Communicator& world, Transformer& model, const Sampling& sampling, std::int32_t end_of_text)
-      : runtime_(runtime), world_(world), model_(model), sampling_(sampling), end_of_text_(end_of_text) {}
+  Generator(RankRuntime& runtime, Transformer& model, const Sampling& sampling, std::int32_t end_of_text)
+      : runtime_(runtime), model_(model), sampling_(sampling), end_of_text_(end_of_text) {}
 
   /// Adds at most `tokens` to each of this rank's lines; `longest` (the most ids of a line) and the number of lines are equal on all ranks.
-  /// A rank whose lines have ended goes on with padding, so that the others find it in every exchange. Collective.
+  /// A rank whose lines have ended continues with padding, since every rank takes part in every exchange. Collective.
   /// Returns the seconds of each token, the prompt's first.
   std::vector<double> run(std::vector<Line>& lines, Index longest, Index tokens);
 
@@ -45,7 +45,6 @@ class Generator {
   bool any(bool live);
 
   RankRuntime& runtime_;
-  Communicator& world_;
   Transformer& model_;
   Sampling sampling_;
   std::int32_t end_of_text_;

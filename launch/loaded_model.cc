@@ -14,7 +14,7 @@ namespace yard {
 LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint, const std::vector<std::string>& settings,
                             bool needs_text) {
   LoadedModel loaded;
-  agree(*runtime.world, runtime.profiler, [&] {
+  agree(runtime.control, [&] {
     loaded.folder = find_checkpoint(checkpoint);
     const HuggingFaceConfig from = config_of_checkpoint(loaded.folder);
     RunConfig config = from.config;
@@ -43,9 +43,8 @@ LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint,
   choose_threads(runtime, set_threads ? loaded.config.run().threads() : 0);
   loaded.config.mutable_run()->set_device(choose_device(runtime, loaded.config.run().device()));
   loaded.compute = choose_precision(runtime, loaded.config.run().precision());
-  const MeshShape shape{static_cast<int>(loaded.config.mesh().expert()), static_cast<int>(loaded.config.mesh().data())};
-  loaded.mesh = std::make_unique<Mesh>(std::move(runtime.world), shape);
-  agree(loaded.mesh->world(), runtime.profiler, [&] {
+  loaded.mesh = runtime.make_mesh(loaded.config.mesh());
+  agree(runtime.control, [&] {
     loaded.model = build_model(loaded.config, *loaded.mesh, runtime.stream(), loaded.compute);
     loaded.model.allocate(runtime.stream(), *loaded.mesh, false);
     std::vector<State*> states;

@@ -22,7 +22,7 @@ struct LoadedModel {
 };
 
 /// Collective. `checkpoint` is its folder, a Hugging Face directory or a run directory; `settings` are applied to its configuration. Its
-/// tokenizer is opened when `needs_text`. Takes the world from the runtime. Throws AgreedError for what cannot be read.
+/// tokenizer is opened when `needs_text`. Throws AgreedError for what cannot be read.
 LoadedModel load_checkpoint(RankRuntime&, const std::string& checkpoint, const std::vector<std::string>& settings, bool needs_text);
 
 }  // namespace yard

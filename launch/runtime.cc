@@ -16,6 +16,9 @@
 namespace yard {
 namespace {
 
+YARD_COLLECTIVE kThreads{"setup.threads"};
+YARD_COLLECTIVE kPrecision{"setup.precision"};
+
 void print_error(const std::exception& error) {
   std::cerr << "switchyard: " << error.what();
   if (const auto* ours = dynamic_cast<const Error*>(&error); ours != nullptr && std::getenv("SWITCHYARD_DEBUG") != nullptr) {
@@ -26,24 +29,29 @@ void print_error(const std::exception& error) {
 
 }  // namespace
 
+std::unique_ptr<Mesh> RankRuntime::make_mesh(const RunConfig::Mesh& resolved) {
+  const MeshShape shape{static_cast<int>(resolved.expert()), static_cast<int>(resolved.data())};
+  return std::make_unique<Mesh>(control, control.split(0, rank, "world"), shape);
+}
+
 int run_on_ranks(const std::function<void(RankRuntime&)>& body) {
-  FlightRecorder recorder;
+  EventLog log;
   std::optional<MpiRuntime> mpi;
   int no_arguments = 0;
   char** none = nullptr;
-  if (MpiRuntime::launched()) mpi.emplace(no_arguments, none, recorder);
-  RankRuntime runtime(recorder, mpi ? mpi->world() : make_self(recorder));
+  if (MpiRuntime::launched()) mpi.emplace(no_arguments, none, log);
+  const auto control = mpi ? mpi->world("control") : make_self(log, "control");
+  RankRuntime runtime(*control);
   runtime.abort = [&mpi] {
     if (mpi) mpi->abort(1);
   };
   try {
     body(runtime);
     runtime.watchdog.reset();
-    runtime.world.reset();
     return 0;
   } catch (const AgreedError& error) {
     runtime.watchdog.reset();
-    if (error.speaks()) print_error(error);
+    if (error.reports()) print_error(error);
     return error.exit_code();
   } catch (const std::exception& error) {
     if (mpi && runtime.size > 1) report_and_abort(*mpi, runtime.rank, error);
@@ -63,7 +71,7 @@ void start_watchdog(RankRuntime& runtime, double seconds, const std::string& fol
   options.seconds = seconds;
   options.folder = folder;
   options.abort = runtime.abort;
-  runtime.watchdog = std::make_unique<Watchdog>(runtime.recorder, options);
+  runtime.watchdog = std::make_unique<Watchdog>(runtime.log, options);
 }
 
 int choose_threads(RankRuntime& runtime, Index wanted) {
@@ -74,10 +82,10 @@ int choose_threads(RankRuntime& runtime, Index wanted) {
   Tensor mine(runtime.host, {1, kWords}, DType::i64);
   std::memcpy(mine.raw(), &allowed, sizeof allowed);
   const Tensor all(runtime.host, {runtime.size, kWords}, DType::i64);
-  runtime.world->all_gather(runtime.host, runtime.profiler, {"setup.threads"}, mine, all).wait(runtime.host);
+  runtime.control.all_gather(runtime.host, {kThreads}, mine, all).wait(runtime.host);
   int sharing = 0;  // ranks of this node that may use the same processors
   for (int rank = 0; rank < runtime.size; ++rank) {
-    const auto nodes = runtime.world->nodes();
+    const auto nodes = runtime.control.nodes();
     const bool here = nodes[static_cast<std::size_t>(rank)] == nodes[static_cast<std::size_t>(runtime.rank)];
     const auto* theirs = static_cast<const char*>(all.row_range(rank, 1).raw());
     sharing += here && std::memcmp(theirs, &allowed, sizeof allowed) == 0 ? 1 : 0;
@@ -98,7 +106,7 @@ RunConfig::Device::Value choose_device(RankRuntime& runtime, RunConfig::Device::
 DType choose_precision(RankRuntime& runtime, RunConfig::Precision::Value wanted) {
   Tensor fast(runtime.host, {1}, DType::i64);
   fast.data<std::int64_t>()[0] = runtime.gpu || has_fast_bf16() ? 1 : 0;
-  runtime.world->all_reduce(runtime.host, runtime.profiler, {"setup.precision"}, fast, Reduce::min).wait(runtime.host);
+  runtime.control.all_reduce(runtime.host, {kPrecision}, fast, Reduce::min).wait(runtime.host);
   if (wanted == RunConfig::Precision::auto_) return fast.data<std::int64_t>()[0] == 1 ? DType::bf16 : DType::f32;
   return wanted == RunConfig::Precision::bf16 ? DType::bf16 : DType::f32;
 }

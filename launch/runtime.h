@@ -6,36 +6,39 @@
 #include <string>
 
 #include "comm/communicator.h"
-#include "comm/flight_recorder.h"
+#include "comm/event_log.h"
 #include "comm/watchdog.h"
 #include "core/device/stream.h"
 #include "core/profiler.h"
+#include "parallel/mesh.h"
 #include "proto/config.pb.h"
 
 namespace yard {
 
 /// What every command that runs on ranks stands on. Made once, passed by reference.
 struct RankRuntime {
-  RankRuntime(FlightRecorder& records, std::unique_ptr<Communicator> everyone)
-      : recorder(records), world(std::move(everyone)), rank(world->rank()), size(world->size()) {}
-  FlightRecorder& recorder;
-  std::unique_ptr<Communicator> world;  // until a mesh takes it
-  std::unique_ptr<Watchdog> watchdog;   // empty until start_watchdog
-  std::function<void()> abort;          // ends the whole job
-  Stream host{Device{}};                // for what ranks tell each other about the run itself
-  std::unique_ptr<Stream> gpu;          // empty until choose_device takes one
+  /// `everyone` has all ranks of the job and must outlive the runtime.
+  explicit RankRuntime(Communicator& everyone) : log(everyone.log()), control(everyone), rank(everyone.rank()), size(everyone.size()) {}
+  EventLog& log;
+  Communicator& control;               // all ranks, for host tensors: agreements, texts, metrics
+  std::unique_ptr<Watchdog> watchdog;  // empty until start_watchdog
+  std::function<void()> abort;         // aborts the job
+  Stream host{Device{}};               // for host tensors
+  std::unique_ptr<Stream> gpu;         // empty until choose_device takes one
   Profiler profiler;
   const int rank, size;
 
-  /// What the model computes on.
+  /// The stream that the model computes on.
   Stream& stream() noexcept { return gpu ? *gpu : host; }
+  /// A mesh over all ranks for tensors of the model's device. Collective.
+  std::unique_ptr<Mesh> make_mesh(const RunConfig::Mesh& resolved);
 };
 
-/// Runs a command's body on this rank: over MPI when mpirun or srun started the process, else as a world of one. Returns the exit code.
-/// What all ranks know of is printed once and leaves by return; any other error is printed with its rank and aborts the job (law 14).
+/// Runs a command's body on this rank: over MPI when mpirun or srun started the process, else on one rank. Returns the exit code. An error
+/// that all ranks know is printed once and leaves by return; any other error is printed with its rank and aborts the job (law 14).
 int run_on_ranks(const std::function<void(RankRuntime&)>& body);
 
-/// From now on a collective that some rank never enters ends the job after `seconds`, with a sentence that names it; 0 is off.
+/// From now on a collective that is not complete `seconds` after it was posted aborts the job, with a sentence that names it; 0 is off.
 void start_watchdog(RankRuntime&, double seconds, const std::string& folder);
 
 /// Threads for each rank's products: `wanted`, or as many processors as the rank may use, shared with the ranks of its node that may use

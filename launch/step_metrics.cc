@@ -3,10 +3,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <numeric>
+#include <string_view>
+#include <vector>
 
 #include "core/nn/flops.h"
 #include "launch/model_from_config.h"
@@ -14,79 +16,49 @@
 namespace yard {
 namespace {
 
-/// Parts of a step, in the order in which reports show them.
-constexpr std::array kPhases = {"data",
-                                "embedding.forward",
-                                "norm.forward",
-                                "attention.forward",
-                                "router.forward",
-                                "exchange.plan",
-                                "exchange.gather",
-                                "experts.forward",
-                                "exchange.scatter",
-                                "exchange.combine",
-                                "cross_entropy",
-                                "experts.backward",
-                                "router.backward",
-                                "attention.backward",
-                                "norm.backward",
-                                "embedding.backward",
-                                "gradient.norm",
-                                "optimizer",
-                                "validation",
-                                "checkpoint"};
+YARD_COLLECTIVE kMetrics{"metrics"};
 
-/// What collectives are for; those of a layer are added up over layers here.
-constexpr std::array kTransfers = {"counts",
-                                   "dispatch",
-                                   "combine",
-                                   "dispatch.backward",
-                                   "combine.backward",
-                                   "routing.counts",
-                                   "gradients.dense",
-                                   "gradients.expert",
-                                   "gradient.norm",
-                                   "metrics",
-                                   "parameters.dense",
-                                   "parameters.expert",
-                                   "router.state",
-                                   "validation",
-                                   "signs",
-                                   "agree",
-                                   "text",
-                                   "checkpoint",
-                                   "checkpoint.masters"};
+constexpr std::size_t kCollectiveFields = 5;  // calls, bytes within, bytes between, seconds, exposed seconds
 
-constexpr Index kTransferFields = 5;
-constexpr auto kFields = static_cast<Index>(kPhases.size()) + kTransferFields * static_cast<Index>(kTransfers.size()) + 2;
+/// The row of numbers that each rank contributes: phases, collectives by kind, the step's time and the memory. Equal in length on all
+/// ranks, since all run one program and so have the same registered names; unregistered names are summed under "other", the last of each.
+class Fields {
+ public:
+  std::size_t size() const { return memory() + 1; }
+  std::size_t phase(std::size_t i) const { return i; }
+  std::size_t collective(std::size_t i) const { return phases_.size() + i * kCollectiveFields; }
+  std::size_t step() const { return collective(collectives_.size()); }
+  std::size_t memory() const { return step() + 1; }
+  const std::vector<std::string_view>& phases() const { return phases_; }
+  const std::vector<std::string_view>& collectives() const { return collectives_; }
 
-/// "layer.3.dispatch" and "dispatch" are both of the kind "dispatch".
-std::string_view kind_of(std::string_view label) {
-  if (!label.starts_with("layer.")) return label;
-  const auto dot = label.find('.', 6);
-  return dot == std::string_view::npos ? label : label.substr(dot + 1);
-}
-
-void fill_row(const StepReport& report, double memory, std::span<double> row) {
-  std::size_t at = 0;
-  for (const char* phase : kPhases) {
-    const auto found = report.profile.phases.find(phase);
-    row[at++] = found == report.profile.phases.end() ? 0 : found->second;
-  }
-  for (const char* kind : kTransfers) {
-    for (const auto& [label, totals] : report.profile.transfers) {
-      if (kind_of(label) != kind) continue;
-      row[at] += static_cast<double>(totals.calls);
-      row[at + 1] += static_cast<double>(totals.bytes_within);
-      row[at + 2] += static_cast<double>(totals.bytes_between);
-      row[at + 3] += totals.seconds;
-      row[at + 4] += totals.exposed_seconds;
+  void fill(const StepReport& report, double memory_bytes, std::span<double> row) const {
+    for (const auto& [name, seconds] : report.phases) row[phase(index(phases_, name))] += seconds;
+    for (const CollectiveRecord& record : report.collectives) {
+      const std::size_t at = collective(index(collectives_, record.label.kind));
+      row[at] += 1;
+      row[at + 1] += static_cast<double>(record.bytes_within);
+      row[at + 2] += static_cast<double>(record.bytes_between);
+      row[at + 3] += record.seconds();
+      row[at + 4] += record.exposed_seconds();
     }
-    at += kTransferFields;
+    row[step()] = report.seconds;
+    row[memory()] = memory_bytes;
   }
-  row[at] = report.seconds;
-  row[at + 1] = memory;
-}
+
+ private:
+  static std::vector<std::string_view> with_other(std::vector<std::string_view> names) {
+    names.emplace_back("other");
+    return names;
+  }
+  static std::size_t index(const std::vector<std::string_view>& names, std::string_view name) {
+    const auto other = names.end() - 1;
+    const auto found = std::lower_bound(names.begin(), other, name);
+    return static_cast<std::size_t>((found != other && *found == name ? found : other) - names.begin());
+  }
+  std::vector<std::string_view> phases_ = with_other(registered_phases());
+  std::vector<std::string_view> collectives_ = with_other(registered_collectives());
+};
 
 void add_layers(StepMetrics& metrics, const ModelShape& shape, const StepReport& report) {
   std::size_t moe_layer = 0;
@@ -110,20 +82,23 @@ void add_layers(StepMetrics& metrics, const ModelShape& shape, const StepReport&
 
 }  // namespace
 
-StepMetrics step_metrics(RankRuntime& runtime, Mesh& mesh, const RunConfig& config, const StepReport& report) {
-  const Tensor mine = Tensor::zeros(runtime.host, {1, kFields}, DType::f64);
-  const Tensor all(runtime.host, {mesh.size(), kFields}, DType::f64);
-  fill_row(report, peak_memory_bytes(runtime), mine.values<double>());
-  mesh.world().all_gather(runtime.host, runtime.profiler, {"metrics"}, mine, all, When::now).wait(runtime.host);
-  const auto at = [&](int rank, Index field) { return all.values<double>()[static_cast<std::size_t>(rank * kFields + field)]; };
-  const auto slowest = [&](Index field) {
+StepMetrics step_metrics(RankRuntime& runtime, const RunConfig& config, const StepReport& report) {
+  const Fields fields;
+  const auto width = static_cast<Index>(fields.size());
+  const Tensor mine = Tensor::zeros(runtime.host, {1, width}, DType::f64);
+  const Tensor all(runtime.host, {runtime.size, width}, DType::f64);
+  fields.fill(report, peak_memory_bytes(runtime), mine.values<double>());
+  runtime.control.all_gather(runtime.host, {kMetrics}, mine, all, When::now).wait(runtime.host);
+  const auto at = [&](int rank, std::size_t field) { return all.values<double>()[static_cast<std::size_t>(rank) * fields.size() + field]; };
+  const auto slowest = [&](std::size_t field) {
     int which = 0;
-    for (int rank = 1; rank < mesh.size(); ++rank) which = at(rank, field) > at(which, field) ? rank : which;
+    for (int rank = 1; rank < runtime.size; ++rank) which = at(rank, field) > at(which, field) ? rank : which;
     return which;
   };
-  const auto sum = [&](Index field) {
+  const auto largest = [&](std::size_t field) { return at(slowest(field), field); };
+  const auto sum = [&](std::size_t field) {
     double total = 0;
-    for (int rank = 0; rank < mesh.size(); ++rank) total += at(rank, field);
+    for (int rank = 0; rank < runtime.size; ++rank) total += at(rank, field);
     return total;
   };
 
@@ -135,44 +110,40 @@ StepMetrics step_metrics(RankRuntime& runtime, Mesh& mesh, const RunConfig& conf
   metrics.set_z_loss(report.z_loss);
   metrics.set_grad_norm(report.norms.all);
   metrics.set_learning_rate(report.learning_rate);
-  const double seconds = at(slowest(kFields - 2), kFields - 2);
+  const double seconds = largest(fields.step());
   const auto step_tokens = static_cast<double>(config.data().global_batch() * config.data().length());
   metrics.set_step_seconds(seconds);
   metrics.set_tokens_per_second(step_tokens / seconds);
   const ModelShape shape = shape_from_config(config);
-  metrics.set_model_tflops(training_flops_per_token(shape, config.data().length()) * step_tokens / seconds / mesh.size() * 1e-12);
-  metrics.set_memory_bytes(at(slowest(kFields - 1), kFields - 1));
+  metrics.set_model_tflops(training_flops_per_token(shape, config.data().length()) * step_tokens / seconds / runtime.size * 1e-12);
+  metrics.set_memory_bytes(largest(fields.memory()));
   metrics.set_dropped_fraction(report.dropped_fraction);
   for (const double fraction : report.dropped_by_quarter) metrics.add_dropped_by_quarter(fraction);
   metrics.set_routing(RunConfig::Routing::Value_Name(config.run().routing()));
   metrics.set_skipped_steps(static_cast<int>(report.skipped_steps));
   add_layers(metrics, shape, report);
 
-  Index field = 0;
-  for (const char* name : kPhases) {
-    const int rank = slowest(field);
-    if (at(rank, field) > 0) {
-      PhaseMetrics& phase = *metrics.add_phases();
-      phase.set_name(name);
-      phase.set_seconds(at(rank, field));
-      phase.set_max_rank(rank);
-    }
-    ++field;
+  for (std::size_t i = 0; i < fields.phases().size(); ++i) {
+    const std::size_t field = fields.phase(i);
+    if (largest(field) <= 0) continue;
+    PhaseMetrics& phase = *metrics.add_phases();
+    phase.set_name(std::string(fields.phases()[i]));
+    phase.set_seconds(largest(field));
+    phase.set_max_rank(slowest(field));
   }
-  for (const char* name : kTransfers) {
-    if (sum(field) > 0) {
-      const int rank = slowest(field + 3);
-      CommunicationMetrics& out = *metrics.add_communication();
-      out.set_name(name);
-      out.set_calls(static_cast<int>(at(rank, field)));
-      out.set_bytes_within(sum(field + 1));
-      out.set_bytes_between(sum(field + 2));
-      out.set_seconds(at(rank, field + 3));
-      out.set_exposed_seconds(at(rank, field + 4));
-      out.set_hidden_seconds(std::max(0.0, at(rank, field + 3) - at(rank, field + 4)));
-      out.set_slowest_rank(rank);
-    }
-    field += kTransferFields;
+  for (std::size_t i = 0; i < fields.collectives().size(); ++i) {
+    const std::size_t field = fields.collective(i);
+    if (sum(field) <= 0) continue;
+    const int rank = slowest(field + 3);
+    CommunicationMetrics& out = *metrics.add_communication();
+    out.set_name(std::string(fields.collectives()[i]));
+    out.set_calls(static_cast<int>(at(rank, field)));
+    out.set_bytes_within(sum(field + 1));
+    out.set_bytes_between(sum(field + 2));
+    out.set_seconds(at(rank, field + 3));
+    out.set_exposed_seconds(at(rank, field + 4));
+    out.set_hidden_seconds(std::max(0.0, at(rank, field + 3) - at(rank, field + 4)));
+    out.set_slowest_rank(rank);
   }
   return metrics;
 }

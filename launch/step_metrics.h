@@ -5,9 +5,9 @@
 
 namespace yard {
 
-/// What a step is reported as. Collective: phases and transfers of all ranks are compared in one gather of fixed size, so that logging
-/// cannot hang whatever each rank has seen (law 14).
-StepMetrics step_metrics(RankRuntime&, Mesh&, const RunConfig&, const StepReport&);
+/// A step's line of metrics.jsonl. Collective: phases and collectives of all ranks are compared in one gather of fixed size, so that
+/// logging cannot hang whatever each rank has recorded (law 14).
+StepMetrics step_metrics(RankRuntime&, const RunConfig&, const StepReport&);
 
 /// Bytes of memory that this process holds now.
 double resident_bytes();

@@ -16,6 +16,10 @@
 namespace yard {
 namespace {
 
+YARD_PHASE kData{"data"};
+YARD_COLLECTIVE kRoutingCounts{"routing.counts"};
+YARD_COLLECTIVE kMetrics{"metrics"};
+
 LoaderOptions loader_options(const RunConfig& config, std::int32_t end_of_text) {
   LoaderOptions options;
   options.length = config.data().length();
@@ -63,6 +67,7 @@ Trainer::Trainer(RankRuntime& runtime, Mesh& mesh, const RunConfig& config, DTyp
       config_(config),
       hooks_(std::move(hooks)),
       guard_({config.guard().spike_sigma(), config.guard().max_skips()}, {}) {
+  runtime_.log.start_reports();
   model_ = build_model(config_, mesh_, runtime_.stream(), compute, routers);
   model_.allocate(runtime_.stream(), mesh_, true);
   model_.parameters->initialise(runtime_.stream(), config_.init().seed());
@@ -118,7 +123,9 @@ StepReport Trainer::step() {
   report.skipped_steps = state_.skipped_steps();
   report.seconds = seconds_between(start, Clock::now());
   report.tokens_per_second = static_cast<double>(config_.data().global_batch() * config_.data().length()) / report.seconds;
-  report.profile = runtime_.profiler.take();
+  report.phases = runtime_.profiler.take();
+  mesh_.world().progress();  // completes the records of this step
+  report.collectives = runtime_.log.take_completed();
   return report;
 }
 
@@ -126,7 +133,7 @@ void Trainer::micro_step(Index micro, double scale) {
   Stream& stream = runtime_.stream();
   Tokens tokens;
   {
-    const Span span(runtime_.profiler, "data");
+    const Span span(runtime_.profiler, kData);
     tokens = loader_->batch(stream, state_.step(), micro);
   }
   Context context{stream, runtime_.profiler, tokens};
@@ -143,7 +150,7 @@ void Trainer::micro_step(Index micro, double scale) {
   const Tensor nats = model_.transformer->nats(context, static_cast<float>(scale), tape);
   ops::add_sum(stream, nats, scale, step_sums_.row_range(0, 1));
   if (!model_.reports.empty()) {  // the counts of all layers in one collective; every router's backward reads them
-    mesh_.world().all_reduce(stream, runtime_.profiler, {"routing.counts"}, model_.totals->micro(), Reduce::sum, When::now).wait(stream);
+    mesh_.world().all_reduce(stream, {kRoutingCounts}, model_.totals->micro(), Reduce::sum, When::now).wait(stream);
     model_.totals->end_micro(stream);
   }
   const bool by_sequence = config_.losses().scope() == RunConfig::Scope::sequence;
@@ -177,7 +184,7 @@ void Trainer::sum_reports(StepReport& report) {
   auto values = sums.values<double>();
   std::copy(mine.begin(), mine.end(), values.begin());
   std::copy(drops.begin(), drops.end(), values.begin() + own_sums.length());
-  mesh_.world().all_reduce(runtime_.host, runtime_.profiler, {"metrics"}, sums, Reduce::sum, When::now).wait(runtime_.host);
+  runtime_.control.all_reduce(runtime_.host, {kMetrics}, sums, Reduce::sum, When::now).wait(runtime_.host);
   report.loss = values[0];
   const double terms = static_cast<double>(layers) * static_cast<double>(config_.data().accumulate());
   for (std::size_t layer = 0; layer < layers; ++layer) {
@@ -212,10 +219,10 @@ std::string Trainer::first_bad_values() {
       }
     }
     BadValues all;
-    for (const std::string& each : gather_texts(mesh_.world(), runtime_.profiler, bad.first)) {
+    for (const std::string& each : gather_texts(runtime_.control, bad.first)) {
       if (!each.empty() && (all.first.empty() || each < all.first)) all.first = each;
     }
-    for (const std::string& each : gather_texts(mesh_.world(), runtime_.profiler, bad.last)) all.last = std::max(all.last, each);
+    for (const std::string& each : gather_texts(runtime_.control, bad.last)) all.last = std::max(all.last, each);
     if (!all.first.empty()) all = {all.first.substr(7), all.last.substr(7)};
     return all;
   };

@@ -16,7 +16,7 @@
 
 namespace yard {
 
-/// What one optimizer step did: the same numbers on every rank, but for `profile`.
+/// What one optimizer step did: the same numbers on every rank, but for phases and collectives.
 struct StepReport {
   Index step = 0;    // steps done, this one included
   Index tokens = 0;  // trained on so far
@@ -30,7 +30,8 @@ struct StepReport {
   double dropped_fraction = 0;
   std::vector<double> dropped_by_quarter;             // of the sequence; empty without a capacity
   std::vector<std::vector<Index>> tokens_per_expert;  // of each MoE layer, over all ranks and micro-steps
-  Profiler::Totals profile;                           // of this rank
+  Profiler::Phases phases;                            // of this rank
+  std::vector<CollectiveRecord> collectives;          // of this rank: those that completed since the last report
 };
 
 /// Who wants to look into a step: verify-layout does.

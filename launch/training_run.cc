@@ -33,6 +33,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+YARD_COLLECTIVE kEndOfStep{"end_of_step"};
+
 /// A run from its configuration to its last checkpoint.
 class Run {
  public:
@@ -70,12 +72,12 @@ class Run {
  private:
   /// What can be wrong with what was given is found before anything is made, and told once.
   void prepare() {
-    agree(*runtime_.world, runtime_.profiler, [&] {
+    agree(runtime_.control, [&] {
       config_ = resolve(with_initial_checkpoint(load_config(options_.config, options_.settings)), runtime_.size);
       check_trainable(config_);
     });
     start_watchdog(runtime_, config_.run().watchdog_seconds(), "");
-    agree(*runtime_.world, runtime_.profiler, [&] {
+    agree(runtime_.control, [&] {
       tokenizer_ = open_tokenizer(config_.data().tokenizer());
       check_input(tokenizer_->vocabulary() <= config_.model().vocabulary(), "model.vocabulary is ", config_.model().vocabulary(),
                   " and data.tokenizer has ", tokenizer_->vocabulary(), " ids; set model.vocabulary=", tokenizer_->vocabulary());
@@ -86,16 +88,16 @@ class Run {
       }
     });
     if (options_.only_steps()) return;
-    agree(*runtime_.world, runtime_.profiler, [&] {
+    agree(runtime_.control, [&] {
       if (runtime_.rank == 0) run_dir_ = make_run_directory(options_.run_dir, options_.config);
     });
-    run_dir_ = broadcast_text(*runtime_.world, runtime_.profiler, run_dir_);
+    run_dir_ = broadcast_text(runtime_.control, run_dir_);
     start_watchdog(runtime_, config_.run().watchdog_seconds(), run_dir_);
     std::vector<std::string> words;
     if (options_.resume == "auto") {
-      from_ = newest_intact_checkpoint(*runtime_.world, runtime_.profiler, run_dir_ + "/checkpoints", words);
+      from_ = newest_intact_checkpoint(runtime_.control, run_dir_ + "/checkpoints", words);
     }
-    agree(*runtime_.world, runtime_.profiler, [&] {
+    agree(runtime_.control, [&] {
       if (runtime_.rank != 0 || options_.resume == "auto") return;
       if (options_.resume == "never") {
         const std::string aside = set_earlier_run_aside(run_dir_);
@@ -108,7 +110,7 @@ class Run {
         check_input(damage.empty(), "", from_, " is damaged: ", damage, "; --resume auto takes the newest one that is whole");
       }
     });
-    from_ = broadcast_text(*runtime_.world, runtime_.profiler, from_);
+    from_ = broadcast_text(runtime_.control, from_);
     for (const std::string& line : words) log_.line(line);
   }
 
@@ -116,7 +118,7 @@ class Run {
   bool finished() {
     if (from_.empty()) return false;
     Index done = 0;
-    agree(*runtime_.world, runtime_.profiler, [&] { done = read_state(from_).step(); });
+    agree(runtime_.control, [&] { done = read_state(from_).step(); });
     const Index steps = config_.run().steps();
     if (done < steps) return false;
     log_.line(fmt::format("nothing to do: {} has {} steps done and run.steps is {}; raise run.steps to go on", from_, done, steps));
@@ -130,13 +132,12 @@ class Run {
     compute_ = choose_precision(runtime_, config_.run().precision());
     config_.mutable_run()->set_precision(compute_ == DType::bf16 ? RunConfig::Precision::bf16 : RunConfig::Precision::f32);
     config_.mutable_run()->set_threads(threads_);
-    const auto hosts = gather_texts(*runtime_.world, runtime_.profiler, host_name());
-    const auto cores = gather_texts(*runtime_.world, runtime_.profiler, allowed_cores());
-    const MeshShape shape{static_cast<int>(config_.mesh().expert()), static_cast<int>(config_.mesh().data())};
-    mesh_ = std::make_unique<Mesh>(std::move(runtime_.world), shape);
+    const auto hosts = gather_texts(runtime_.control, host_name());
+    const auto cores = gather_texts(runtime_.control, allowed_cores());
+    mesh_ = runtime_.make_mesh(config_.mesh());
     const bool invariant = ops::rows_are_invariant(runtime_.stream(), compute_);  // and the library's code is in memory now
     resident_at_start_ = resident_bytes();
-    agree(mesh_->world(), runtime_.profiler, [&] {  // what does not fit the data is found alike
+    agree(runtime_.control, [&] {  // what does not fit the data is found alike
       if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
       trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_,
                                            tokenizer_->end_of_text(), probe_ ? probe_->hooks() : TrainHooks());
@@ -148,7 +149,7 @@ class Run {
                                                  mesh_->batch_shards());
     }
     if (options_.only_steps()) return;
-    agree(mesh_->world(), runtime_.profiler, [&] {
+    agree(runtime_.control, [&] {
       if (runtime_.rank == 0) log_.open(run_dir_);
     });
     RunFacts facts;
@@ -158,7 +159,8 @@ class Run {
     facts.precision = compute_ == DType::bf16 ? "bf16" : "f32";
     if (automatic)
       facts.precision += compute_ == DType::bf16 ? " (auto: " + facts.device + " has it in hardware)" : " (auto: no bf16 in hardware)";
-    facts.layout = fmt::format("{} rank{}: expert {} x data {}", mesh_->size(), mesh_->size() == 1 ? "" : "s", shape.expert, shape.data);
+    facts.layout = fmt::format("{} rank{}: expert {} x data {}", mesh_->size(), mesh_->size() == 1 ? "" : "s", mesh_->shape().expert,
+                               mesh_->shape().data);
     facts.threads = threads_;
     facts.hosts = hosts;
     facts.cores = cores;
@@ -178,7 +180,7 @@ class Run {
   void go_on_or_start() {
     const std::string folder = run_dir_ + "/checkpoints";
     std::vector<std::string> left;
-    agree(mesh_->world(), runtime_.profiler, [&] {
+    agree(runtime_.control, [&] {
       if (!from_.empty()) {
         trainer_->resume(from_);
       } else if (!config_.init().checkpoint().empty()) {
@@ -200,7 +202,7 @@ class Run {
     settings.keep_every = config_.checkpoint().keep_every();
     settings.wide = config_.checkpoint().weights() == RunConfig::Weights::f32;
     settings.background = config_.checkpoint().async();
-    agree(mesh_->world(), runtime_.profiler, [&] {
+    agree(runtime_.control, [&] {
       if (runtime_.rank == 0) settings.texts = checkpoint_texts(config_, settings.wide ? DType::f32 : compute_, *tokenizer_);
     });
     checkpoints_ = std::make_unique<CheckpointWriter>(settings);
@@ -211,7 +213,7 @@ class Run {
     const StepReport report = trainer_->step();
     if (!report.skipped.empty())
       log_.line(fmt::format("step {}: {}; this update is skipped, {} so far", report.step, report.skipped, report.skipped_steps));
-    StepMetrics metrics = step_metrics(runtime_, *mesh_, config_, report);
+    StepMetrics metrics = step_metrics(runtime_, config_, report);
     const bool last = report.step == steps;
     if (validation_ && (last || (config_.run().validate_every() > 0 && report.step % config_.run().validate_every() == 0))) {
       const Evaluation evaluation = trainer_->validate(*validation_, *tokenizer_);
@@ -230,24 +232,24 @@ class Run {
                              peak_memory_bytes(runtime_) - (runtime_.gpu ? 0 : resident_at_start_)));
       memory_shown_ = true;
     }
-    const Signs signs = exchange_signs();
-    if (signs.written) finish_save();
-    if (last || signs.stop != 0 || (config_.checkpoint().every() > 0 && report.step % config_.checkpoint().every() == 0)) {
+    const EndOfStep signals = exchange_signals();
+    if (signals.written) finish_save();
+    if (last || signals.stop != 0 || (config_.checkpoint().every() > 0 && report.step % config_.checkpoint().every() == 0)) {
       finish_save();
       trainer_->save(*checkpoints_);
     }
-    return signs.stop;
+    return signals.stop;
   }
 
-  /// What ranks must know of each other at the end of a step.
-  struct Signs {
-    int stop = 0;          // the largest of what was asked of any rank
+  /// What ranks tell each other at the end of a step.
+  struct EndOfStep {
+    int stop = 0;          // the largest stop request of any rank
     bool written = false;  // whether all ranks have written their files of a checkpoint that is not committed
   };
-  Signs exchange_signs() {
+  EndOfStep exchange_signals() {
     const bool waiting = checkpoints_->pending() && !checkpoints_->written();
     const Tensor largest = Tensor::of<std::int64_t>(runtime_.host, {2}, std::vector<std::int64_t>{stop_.pending(), waiting ? 1 : 0});
-    mesh_->world().all_reduce(runtime_.host, runtime_.profiler, {"signs"}, largest, Reduce::max, When::now).wait(runtime_.host);
+    runtime_.control.all_reduce(runtime_.host, {kEndOfStep}, largest, Reduce::max, When::now).wait(runtime_.host);
     return {static_cast<int>(largest.values<std::int64_t>()[0]), checkpoints_->pending() && largest.values<std::int64_t>()[1] == 0};
   }
 
@@ -266,7 +268,7 @@ class Run {
     std::vector<double> seconds;
     for (Index i = 0; i < options_.time_steps + kWarmUp; ++i) {
       const StepReport report = trainer_->step();
-      const StepMetrics metrics = step_metrics(runtime_, *mesh_, config_, report);
+      const StepMetrics metrics = step_metrics(runtime_, config_, report);
       if (i >= kWarmUp) seconds.push_back(metrics.step_seconds());
     }
     if (runtime_.rank != 0) return;
@@ -283,7 +285,7 @@ class Run {
 
   /// Trains from the first step to the last, writing only what verify-layout compares.
   void probe_steps() {
-    agree(mesh_->world(), runtime_.profiler, [&] {
+    agree(runtime_.control, [&] {
       if (!config_.init().checkpoint().empty()) trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
     });
     while (trainer_->steps_done() < config_.run().steps()) {

@@ -8,18 +8,18 @@
 
 namespace yard {
 
-/// Sums gradients over the replicas of each parameter while backward goes on, a group at a time, and leaves each rank its share of every
-/// buffer. The loss was divided by the global token count, so that every sum here is a plain one (law 6).
+/// Sums gradients over the replicas of each parameter while backward continues, one group at a time, and leaves each rank its shard of
+/// every buffer. The loss was divided by the global number of targets, so every sum here is a plain one (law 6).
 class GradientReducer {
  public:
   GradientReducer(ParameterStore&, Mesh&);
 
-  /// Starts the sums of a group whose gradients are complete on this rank.
+  /// Posts the reduce-scatters of a group whose gradients are complete on this rank.
   void ready(Context&, Index group);
-  /// Waits for all of them.
+  /// Waits for all posted sums.
   void finish(Context&);
 
-  /// This rank's share of buffer b: entries [first(b), first(b) + share(b).elements()).        (n) f32
+  /// This rank's shard of buffer b: entries [first(b), first(b) + share(b).elements()).        (n) f32
   const Tensor& share(std::size_t buffer) const { return shares_.at(buffer); }
   Index first(std::size_t buffer) const;
 
@@ -33,8 +33,11 @@ class GradientReducer {
   ParameterStore& store_;
   Mesh& mesh_;
   std::vector<Tensor> shares_;  // of each buffer
-  std::vector<Work> under_way_;
+  std::vector<Work> posted_;
 };
+
+/// Where the parameters of a group belong: the embedding, a layer or the head (core/nn/parameters.h numbers groups in forward order).
+int layer_of_group(const ParameterStore&, Index group);
 
 /// The part of a segment that lies in entries [first, first + count) of its buffer.
 struct SharePart {

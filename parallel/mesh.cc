@@ -2,7 +2,8 @@
 
 namespace yard {
 
-Mesh::Mesh(std::unique_ptr<Communicator> world, MeshShape shape) : shape_(shape), world_(std::move(world)) {
+Mesh::Mesh(Communicator& control, std::unique_ptr<Communicator> world, MeshShape shape)
+    : shape_(shape), control_(control), world_(std::move(world)) {
   check_input(shape.expert >= 1 && shape.data >= 1 && shape.ranks() == world_->size(), "mesh.expert (", shape.expert, ") x mesh.data (",
               shape.data, ") must equal the number of ranks, ", world_->size(), "; start with mpirun -np ", shape.ranks());
   expert_ = world_->split(coordinate(Axis::data), rank(), "expert");

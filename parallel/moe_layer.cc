@@ -7,64 +7,75 @@
 namespace yard {
 
 Tensor MoeLayer::forward(Context& context, const Tensor& x, Tape& tape) {
+  constexpr auto kDirection = Exchange::Direction::forward;
   Routing routing = parts_.router->forward(context, x, tape, *parts_.report);
-  std::shared_ptr<ExchangePlan> plan = parts_.exchange->plan(context, routing, x.rows());
+  std::shared_ptr<ExchangePlan> plan = plan_of(context, routing, x.rows(), tape);
   const Tensor keys = parts_.keyed && context.training() ? row_keys(context) : Tensor();
-  const auto send = [&](Index piece) { return parts_.exchange->send(context, "dispatch", *plan, piece, x, routing.weight, keys); };
+  const auto dispatch = [&](Index chunk) { return parts_.exchange->dispatch(context, kDirection, *plan, chunk, x, routing.weight, keys); };
 
-  Arriving arriving = send(0);
-  const Tensor y = at_home(context, x, routing, tape);  // while the first rows travel
+  Dispatched next = dispatch(0);
+  const Tensor y = local_output(context, x, routing, tape);  // while the first chunk travels
   std::vector<Work> returning;
-  for (Index piece = 0; piece < plan->pieces(); ++piece) {
-    Arriving now = std::exchange(arriving, {});
-    if (piece + 1 < plan->pieces()) arriving = send(piece + 1);
+  for (Index chunk = 0; chunk < plan->chunks(); ++chunk) {
+    Dispatched now = std::exchange(next, {});
+    if (chunk + 1 < plan->chunks()) next = dispatch(chunk + 1);
     now.work.wait(context.stream);
-    const Tensor done =
-        parts_.experts->forward(context, {now.rows, now.weight, now.key, plan->first_expert(piece), plan->rows_per_expert(piece)}, tape);
-    returning.push_back(parts_.exchange->home(context, "combine", *plan, piece, done, {}, y, {}));
+    const Tensor rows =
+        parts_.experts->forward(context, {now.rows, now.weight, now.key, plan->first_expert(chunk), plan->rows_per_expert(chunk)}, tape);
+    returning.push_back(parts_.exchange->return_rows(context, kDirection, *plan, chunk, rows, {}));
   }
-  for (Work& work : returning) work.wait(context.stream);
+  Work::all(std::move(returning)).wait(context.stream);
+  parts_.exchange->combine(context, *plan, y, {});
 
   if (context.training()) tape.push(Saved{routing.self.defined() ? x : Tensor(), std::move(routing), std::move(plan)});
   return y;
 }
 
-/// The same page upwards: dy goes out on the plan of forward, dx and d(weight) come home.
-Tensor MoeLayer::backward(Context& context, const Tensor& dy, Tape& tape) {
-  const auto saved = tape.pop<Saved>();
-  const auto send = [&](Index piece) { return parts_.exchange->send(context, "dispatch.backward", *saved.plan, piece, dy, {}, {}); };
-  const Tensor dweight = Tensor::zeros(context.stream, saved.routing.weight.shape());
+/// A recomputed pass makes the choices of the first pass again and reuses its plan, which saves the exchange of counts and its host wait.
+std::shared_ptr<ExchangePlan> MoeLayer::plan_of(Context& context, const Routing& routing, Index tokens, Tape& tape) {
+  if (auto kept = tape.reuse<std::shared_ptr<ExchangePlan>>()) return std::move(*kept);
+  std::shared_ptr<ExchangePlan> plan = parts_.exchange->plan(context, routing, tokens);
+  tape.keep(plan);
+  return plan;
+}
 
-  Index piece = saved.plan->pieces() - 1;
-  Arriving arriving = send(piece);
+/// Mirror image of forward, on the same plan: dy is dispatched; dx and d(weight) are returned and combined.
+Tensor MoeLayer::backward(Context& context, const Tensor& dy, Tape& tape) {
+  constexpr auto kDirection = Exchange::Direction::backward;
+  const auto saved = tape.pop<Saved>();
+  const auto dispatch = [&](Index chunk) { return parts_.exchange->dispatch(context, kDirection, *saved.plan, chunk, dy, {}, {}); };
+
+  Index chunk = saved.plan->chunks() - 1;
+  Dispatched next = dispatch(chunk);
+  const Tensor dweight = Tensor::zeros(context.stream, saved.routing.weight.shape());
   const Tensor dx = Tensor::zeros(context.stream, dy.shape());
   std::vector<Work> returning;
-  for (; piece >= 0; --piece) {
-    Arriving now = std::exchange(arriving, {});
-    if (piece > 0) arriving = send(piece - 1);
+  for (; chunk >= 0; --chunk) {
+    Dispatched now = std::exchange(next, {});
+    if (chunk > 0) next = dispatch(chunk - 1);
     now.work.wait(context.stream);
     const ExpertsGradient gradient = parts_.experts->backward(context, now.rows, tape);
-    returning.push_back(
-        parts_.exchange->home(context, "combine.backward", *saved.plan, piece, gradient.rows, gradient.weight, dx, dweight));
+    returning.push_back(parts_.exchange->return_rows(context, kDirection, *saved.plan, chunk, gradient.rows, gradient.weight));
   }
   Tensor dself;
-  const Tensor dhome = back_home(context, dy, saved, dself, tape);
-  for (Work& work : returning) work.wait(context.stream);
+  const Tensor dlocal = local_backward(context, dy, saved, dself, tape);
+  Work::all(std::move(returning)).wait(context.stream);
+  parts_.exchange->combine(context, *saved.plan, dx, dweight);
 
-  if (dhome.defined()) ops::accumulate(context.stream, dhome, dx);
+  if (dlocal.defined()) ops::accumulate(context.stream, dlocal, dx);
   ops::accumulate(context.stream, parts_.router->backward(context, dweight, dself, tape), dx);
   return dx;
 }
 
 /// What this rank adds without sending anything: shared experts, and tokens that the router passes on themselves.      (N, C) f32
-Tensor MoeLayer::at_home(Context& context, const Tensor& x, const Routing& routing, Tape& tape) {
+Tensor MoeLayer::local_output(Context& context, const Tensor& x, const Routing& routing, Tape& tape) {
   Tensor y = parts_.shared ? ops::cast(context.stream, parts_.shared->forward(context, x, tape), DType::f32)
                            : Tensor::zeros(context.stream, x.shape());
   if (routing.self.defined()) ops::accumulate(context.stream, ops::scale_rows(context.stream, x, routing.self, DType::f32), y);
   return y;
 }
 
-Tensor MoeLayer::back_home(Context& context, const Tensor& dy, const Saved& saved, Tensor& dself, Tape& tape) {
+Tensor MoeLayer::local_backward(Context& context, const Tensor& dy, const Saved& saved, Tensor& dself, Tape& tape) {
   Tensor dx;
   if (saved.routing.self.defined()) {
     dself = ops::row_dot(context.stream, dy, saved.x);

@@ -8,7 +8,7 @@
 
 namespace yard {
 
-/// A Mixture-of-Experts feed-forward whose experts are spread over the ranks of a group: route, send, work, bring home.
+/// A Mixture-of-Experts feed-forward whose experts are sharded over the ranks of a group: route, dispatch, experts, combine.
 class MoeLayer final : public Module {
  public:
   struct Parts {
@@ -17,7 +17,7 @@ class MoeLayer final : public Module {
     std::unique_ptr<Experts> experts;
     std::unique_ptr<Module> shared;  // shared experts, or empty
     std::shared_ptr<RouterReport> report;
-    bool keyed = false;  // whether experts need to know whose rows they work on (dropout inside the expert)
+    bool keyed = false;  // whether experts need each row's global number (dropout inside the expert)
   };
   explicit MoeLayer(Parts parts) : parts_(std::move(parts)) {}
 
@@ -33,8 +33,9 @@ class MoeLayer final : public Module {
     Routing routing;
     std::shared_ptr<ExchangePlan> plan;
   };
-  Tensor at_home(Context&, const Tensor& x, const Routing&, Tape&);
-  Tensor back_home(Context&, const Tensor& dy, const Saved&, Tensor& dself, Tape&);
+  std::shared_ptr<ExchangePlan> plan_of(Context&, const Routing&, Index tokens, Tape&);
+  Tensor local_output(Context&, const Tensor& x, const Routing&, Tape&);
+  Tensor local_backward(Context&, const Tensor& dy, const Saved&, Tensor& dself, Tape&);
   Parts parts_;
 };
 

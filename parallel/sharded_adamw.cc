@@ -6,6 +6,10 @@
 namespace yard {
 namespace {
 
+YARD_PHASE kOptimizer{"optimizer"};
+YARD_COLLECTIVE kDense{"parameters.dense"};
+YARD_COLLECTIVE kExpert{"parameters.expert"};
+
 /// This rank's range of a buffer's values.
 Tensor own_values(const FlatBuffer& buffer, Communicator& replicas) {
   const Index count = buffer.value.elements() / replicas.size();
@@ -46,7 +50,7 @@ float ShardedAdamW::rate_of(const Parameter& parameter, float rate) const {
 
 void ShardedAdamW::step(Context& context, const AdamWStep& step) {
   {
-    const Span span(context.profiler, "optimizer");
+    const Span span(context.profiler, kOptimizer);
     for (std::size_t b = 0; b < shares_.size(); ++b) {
       const FlatBuffer& buffer = store_.buffers()[b];
       const Share& share = shares_[b];
@@ -79,16 +83,14 @@ void ShardedAdamW::publish(Context& context) {
 }
 
 void ShardedAdamW::gather(Context& context) {
-  std::vector<Work> under_way;
+  std::vector<Work> posted;
   for (const FlatBuffer& buffer : store_.buffers()) {
     Communicator& replicas = mesh_.replicas(buffer.kind);
     if (replicas.size() == 1) continue;
-    under_way.push_back(
-        replicas.all_gather(context.stream, context.profiler,
-                            {buffer.kind == ParamKind::dense ? "parameters.dense" : "parameters.expert", static_cast<int>(buffer.group)},
-                            own_values(buffer, replicas), buffer.value));
+    const Label label{buffer.kind == ParamKind::dense ? kDense : kExpert, layer_of_group(store_, buffer.group)};
+    posted.push_back(replicas.all_gather(context.stream, label, own_values(buffer, replicas), buffer.value));
   }
-  for (Work& work : under_way) work.wait(context.stream);
+  for (Work& work : posted) work.wait(context.stream);
   store_.changed();
 }
 

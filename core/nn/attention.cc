@@ -7,6 +7,9 @@
 namespace yard {
 namespace {
 
+YARD_PHASE kForward{"attention.forward"};
+YARD_PHASE kBackward{"attention.backward"};
+
 Parameter fused_qkv(const ModelShape& model, const std::string& prefix) {
   const Index q = model.heads * model.head_width;
   const Index kv = model.kv_heads * model.head_width;
@@ -33,7 +36,7 @@ Attention::Attention(const ModelShape& model, Index layer, const std::string& pr
 ops::AttentionSettings Attention::settings(const Context& context) const { return {heads_, context.tokens.length, scale_, cap_}; }
 
 Tensor Attention::forward(Context& context, const Tensor& x, Tape& tape) {
-  const Span span(context.profiler, "attention.forward");
+  const Span span(context.profiler, kForward);
   const Tokens& tokens = context.tokens;
   const Tensor qkv = qkv_.forward(context, x);
   ops::rotary(context.stream, qkv, tokens.positions, heads_, base_, 1);
@@ -50,7 +53,7 @@ Tensor Attention::forward(Context& context, const Tensor& x, Tape& tape) {
 }
 
 Tensor Attention::backward(Context& context, const Tensor& dy, Tape& tape) {
-  const Span span(context.profiler, "attention.backward");
+  const Span span(context.profiler, kBackward);
   const auto saved = tape.pop<Saved>();
   const Tensor dout = out_.backward(context, dy, saved.attended.out);
   const Tensor dqkv = ops::attention_backward(context.stream, dout, saved.qkv, context.tokens.positions, saved.attended, settings(context));

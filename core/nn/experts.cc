@@ -9,6 +9,9 @@
 namespace yard {
 namespace {
 
+YARD_PHASE kForward{"experts.forward"};
+YARD_PHASE kBackward{"experts.backward"};
+
 Parameter first_matrices(const FeedForwardShape& shape, const std::vector<FeedForwardNames>& names) {
   const Index experts = static_cast<Index>(names.size());
   const Index each = shape.gated ? 2 * shape.hidden : shape.hidden;
@@ -44,7 +47,7 @@ FeedForwardExperts::FeedForwardExperts(const FeedForwardShape& shape, const std:
       down_(down_matrices(shape, names), experts_) {}
 
 Tensor FeedForwardExperts::forward(Context& context, const ExpertRows& input, Tape& tape) {
-  const Span span(context.profiler, "experts.forward");
+  const Span span(context.profiler, kForward);
   std::vector<Index> counts(static_cast<std::size_t>(experts_), 0);
   std::copy(input.rows_per_expert.begin(), input.rows_per_expert.end(), counts.begin() + input.first_expert);
   const Tensor z = in_.forward(context, input.rows, counts);
@@ -56,7 +59,7 @@ Tensor FeedForwardExperts::forward(Context& context, const ExpertRows& input, Ta
 }
 
 ExpertsGradient FeedForwardExperts::backward(Context& context, const Tensor& dy, Tape& tape) {
-  const Span span(context.profiler, "experts.backward");
+  const Span span(context.profiler, kBackward);
   const auto saved = tape.pop<Saved>();
   Tensor dh = down_.backward(context, dy, saved.h, saved.counts);
   if (shape_.dropout > 0) dh = drop(context, dh, saved.key, saved.counts);

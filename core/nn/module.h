@@ -1,8 +1,11 @@
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/context.h"
@@ -58,25 +61,11 @@ struct State {
   Tensor value;
 };
 
-/// What forward leaves for backward: forward pushes, backward pops in reverse (law 4). Typed; a wrong pop throws.
+/// What forward leaves for backward: forward pushes, backward pops in reverse order (law 4). Typed: popping another type throws.
+///
+/// A tape whose entries are recomputed in backward is discarded after forward. What must not be computed twice, such as an exchange plan
+/// with its host wait, is kept: the forward pass keeps values, and the recomputed pass takes them in the same order.
 class Tape {
- public:
-  template <class S>
-  void push(S saved) {
-    entries_.push_back({std::make_unique<Entry<S>>(std::move(saved))});
-  }
-  template <class S>
-  S pop() {
-    check(!entries_.empty(), "backward asked the tape for something that forward did not leave");
-    auto* entry = dynamic_cast<Entry<S>*>(entries_.back().get());
-    check(entry != nullptr, "backward asked the tape for another type than forward left last");
-    S saved = std::move(entry->saved);
-    entries_.pop_back();
-    return saved;
-  }
-  bool empty() const noexcept { return entries_.empty(); }
-  std::size_t size() const noexcept { return entries_.size(); }
-
  private:
   struct Base {
     virtual ~Base() = default;
@@ -86,7 +75,58 @@ class Tape {
     explicit Entry(S value) : saved(std::move(value)) {}
     S saved;
   };
+  template <class S>
+  static S take(std::unique_ptr<Base> entry) {
+    auto* typed = dynamic_cast<Entry<S>*>(entry.get());
+    check(typed != nullptr, "backward asked the tape for another type than forward left there");
+    return std::move(typed->saved);
+  }
+
+ public:
+  using Kept = std::deque<std::unique_ptr<Base>>;
+
+  Tape() = default;
+  /// For the recomputed pass, with what the forward pass kept.
+  explicit Tape(Kept kept) : kept_(std::move(kept)) {}
+  /// For a forward pass that will be recomputed.
+  static Tape for_recomputation() {
+    Tape tape;
+    tape.keeping_ = true;
+    return tape;
+  }
+
+  template <class S>
+  void push(S saved) {
+    entries_.push_back(std::make_unique<Entry<S>>(std::move(saved)));
+  }
+  template <class S>
+  S pop() {
+    check(!entries_.empty(), "backward asked the tape for something that forward did not leave");
+    auto entry = std::move(entries_.back());
+    entries_.pop_back();
+    return take<S>(std::move(entry));
+  }
+  /// Stores a value for the recomputed pass; does nothing where the pass is not recomputed.
+  template <class S>
+  void keep(S value) {
+    if (keeping_) kept_.push_back(std::make_unique<Entry<S>>(std::move(value)));
+  }
+  /// The value that the forward pass kept at this point, in a recomputed pass; nothing in any other.
+  template <class S>
+  std::optional<S> reuse() {
+    if (keeping_ || kept_.empty()) return std::nullopt;
+    auto entry = std::move(kept_.front());
+    kept_.pop_front();
+    return take<S>(std::move(entry));
+  }
+  Kept take_kept() { return std::exchange(kept_, {}); }
+  bool empty() const noexcept { return entries_.empty(); }
+  std::size_t size() const noexcept { return entries_.size(); }
+
+ private:
   std::vector<std::unique_ptr<Base>> entries_;
+  Kept kept_;
+  bool keeping_ = false;
 };
 
 /// A differentiable map of token rows, (N, C) to (N, C). Holds weights, never activations.

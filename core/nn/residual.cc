@@ -5,6 +5,13 @@
 
 namespace yard {
 
+namespace {
+
+YARD_PHASE kForward{"norm.forward"};
+YARD_PHASE kBackward{"norm.backward"};
+
+}  // namespace
+
 Residual::Residual(Settings settings, std::unique_ptr<Module> inner)
     : settings_(std::move(settings)),
       norm_(Parameter::vector(settings_.norm_name, settings_.width, Init::ones())),
@@ -20,13 +27,13 @@ Tensor Residual::forward(Context& context, const Tensor& x, Tape& tape) {
   Saved saved{x, {}, {}, {}};
   Tensor normed;
   {
-    const Span span(context.profiler, "norm.forward");
+    const Span span(context.profiler, kForward);
     auto out = ops::rms_norm(stream, x, norm_.value, settings_.epsilon, settings_.compute);
     normed = out.y;
     saved.rstd = out.rstd;
   }
   Tensor y = inner_->forward(context, normed, tape);
-  const Span span(context.profiler, "norm.forward");
+  const Span span(context.profiler, kForward);
   if (!post_norm_.name.empty()) {
     auto out = ops::rms_norm(stream, y, post_norm_.value, settings_.epsilon, settings_.compute);
     saved.branch = y;
@@ -46,7 +53,7 @@ Tensor Residual::backward(Context& context, const Tensor& dy, Tape& tape) {
   const auto saved = tape.pop<Saved>();
   Tensor dbranch;
   {
-    const Span span(context.profiler, "norm.backward");
+    const Span span(context.profiler, kBackward);
     dbranch = ops::cast(stream, dy, settings_.compute);
     if (settings_.dropout > 0) {
       dbranch = ops::dropout(stream, dbranch, settings_.dropout, noise_key(context), row_keys(context), settings_.compute);
@@ -57,7 +64,7 @@ Tensor Residual::backward(Context& context, const Tensor& dy, Tape& tape) {
     }
   }
   const Tensor dnormed = inner_->backward(context, dbranch, tape);
-  const Span span(context.profiler, "norm.backward");
+  const Span span(context.profiler, kBackward);
   return ops::rms_norm_backward(stream, dnormed, saved.x, norm_.value, saved.rstd, norm_.grad, dy);
 }
 
@@ -95,22 +102,23 @@ void Sequence::after_step(Context& context, bool skipped) {
 namespace {
 struct SavedInput {
   Tensor x;
+  Tape::Kept kept;
 };
 }  // namespace
 
 Tensor Recomputed::forward(Context& context, const Tensor& x, Tape& tape) {
   if (!context.training()) return inner_->forward(context, x, tape);
-  Tape dropped;
+  Tape dropped = Tape::for_recomputation();
   Tensor y = inner_->forward(context, x, dropped);
-  tape.push(SavedInput{x});
+  tape.push(SavedInput{x, dropped.take_kept()});
   return y;
 }
 
 Tensor Recomputed::backward(Context& context, const Tensor& dy, Tape& tape) {
-  const auto saved = tape.pop<SavedInput>();
+  auto saved = tape.pop<SavedInput>();
   Context again = context;
   again.pass = Pass::recompute;
-  Tape inner;
+  Tape inner(std::move(saved.kept));
   (void)inner_->forward(again, saved.x, inner);
   Tensor dx = inner_->backward(context, dy, inner);
   check(inner.empty(), "backward left activations of a recomputed layer behind");

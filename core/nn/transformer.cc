@@ -8,6 +8,14 @@
 #include "core/random.h"
 
 namespace yard {
+namespace {
+
+YARD_PHASE kEmbeddingForward{"embedding.forward"};
+YARD_PHASE kEmbeddingBackward{"embedding.backward"};
+YARD_PHASE kCrossEntropy{"cross_entropy"};
+
+}  // namespace
+
 namespace names {
 
 std::string layer(Index layer) { return "model.layers." + std::to_string(layer) + "."; }
@@ -108,7 +116,7 @@ Transformer::Transformer(ModelShape shape, DType compute, const MakeMoe& make_mo
 Tensor Transformer::trunk(Context& context, Tape& tape) {
   Tensor x;
   {
-    const Span span(context.profiler, "embedding.forward");
+    const Span span(context.profiler, kEmbeddingForward);
     x = ops::embedding(context.stream, context.tokens.ids, embedding_.parameter().value, shape_.embedding_scale, residual_);
   }
   for (auto& block : blocks_) x = block->forward(context, x, tape);
@@ -119,7 +127,7 @@ Linear& Transformer::output() { return output_ ? *output_ : embedding_; }
 
 Tensor Transformer::nats(Context& context, float scale, Tape& tape) {
   const Tensor x = trunk(context, tape);
-  const Span span(context.profiler, "cross_entropy");
+  const Span span(context.profiler, kCrossEntropy);
   const auto norm = ops::rms_norm(context.stream, x, final_norm_.value, shape_.norm_epsilon, compute_);
   const Tensor gradient = context.training() ? output().parameter().grad : Tensor();
   auto out = ops::linear_cross_entropy(context.stream, norm.y, output().weights(), context.tokens.targets, shape_.output_scale, scale,
@@ -136,7 +144,7 @@ void Transformer::backward(Context& context, Tape& tape, const std::function<voi
     dx = blocks_[static_cast<std::size_t>(layer)]->backward(context, dx, tape);
     finished(layer + 1);
   }
-  const Span span(context.profiler, "embedding.backward");
+  const Span span(context.profiler, kEmbeddingBackward);
   ops::embedding_backward(context.stream, context.tokens.ids, dx, shape_.embedding_scale, embedding_.parameter().grad);
   finished(0);
 }

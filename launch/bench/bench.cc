@@ -9,10 +9,15 @@
 #include "core/io/json.h"
 
 namespace yard::bench {
+namespace {
 
-double slowest(RankRuntime& runtime, Communicator& world, double seconds) {
+YARD_COLLECTIVE kBench{"bench"};
+
+}  // namespace
+
+double slowest(RankRuntime& runtime, double seconds) {
   const Tensor most = Tensor::of<double>(runtime.host, {1}, std::vector<double>{seconds});
-  world.all_reduce(runtime.host, runtime.profiler, {"bench"}, most, Reduce::max, When::now).wait(runtime.host);
+  runtime.control.all_reduce(runtime.host, {kBench}, most, Reduce::max, When::now).wait(runtime.host);
   return most.data<double>()[0];
 }
 
@@ -25,24 +30,24 @@ double Result::quantile(double q) const {
   return seconds[below] * (1 - part) + seconds[above] * part;
 }
 
-std::vector<double> time_runs(RankRuntime& runtime, Communicator& world, const Options& options, const std::function<void()>& body) {
+std::vector<double> time_runs(RankRuntime& runtime, const Options& options, const std::function<void()>& body) {
   std::vector<double> seconds;
   for (Index run = -options.warmup; run < options.repeat; ++run) {
-    world.barrier(runtime.profiler, {"bench"});
+    runtime.control.barrier({kBench});
     const auto start = Clock::now();
     body();
-    const double took = slowest(runtime, world, seconds_between(start, Clock::now()));
+    const double took = slowest(runtime, seconds_between(start, Clock::now()));
     if (run >= 0) seconds.push_back(took);
   }
   std::sort(seconds.begin(), seconds.end());
   return seconds;
 }
 
-ops::host::Floor common_floor(RankRuntime& runtime, Communicator& world, const Options& options,
-                              std::span<const ops::host::FloorProduct> products, DType dtype) {
-  world.barrier(runtime.profiler, {"bench"});
+ops::host::Floor common_floor(RankRuntime& runtime, const Options& options, std::span<const ops::host::FloorProduct> products,
+                              DType dtype) {
+  runtime.control.barrier({kBench});
   ops::host::Floor floor = ops::host::product_floor(runtime.stream(), products, dtype, static_cast<int>(options.repeat));
-  floor.seconds = slowest(runtime, world, floor.seconds);
+  floor.seconds = slowest(runtime, floor.seconds);
   return floor;
 }
 

@@ -31,11 +31,11 @@ struct Result {
 };
 
 /// The most of all ranks' seconds. Collective.
-double slowest(RankRuntime&, Communicator& world, double seconds);
+double slowest(RankRuntime&, double seconds);
 /// Runs `body` on all ranks at once and times it: warm-up runs are left out, each time is the slowest rank's. Collective.
-std::vector<double> time_runs(RankRuntime&, Communicator& world, const Options&, const std::function<void()>& body);
+std::vector<double> time_runs(RankRuntime&, const Options&, const std::function<void()>& body);
 /// The floor of these products, measured on all ranks at once: the slowest rank's. Collective.
-ops::host::Floor common_floor(RankRuntime&, Communicator& world, const Options&, std::span<const ops::host::FloorProduct>, DType);
+ops::host::Floor common_floor(RankRuntime&, const Options&, std::span<const ops::host::FloorProduct>, DType);
 
 /// Prints the results as a table and writes them as JSON where a file was asked for: name, median_seconds, p05_seconds, p95_seconds,
 /// tflops, floor_seconds, floor_ratio, floor_library, precision, threads, ranks.

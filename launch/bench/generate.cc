@@ -74,13 +74,14 @@ void generate(RankRuntime& runtime, const Options& options, const RunConfig& con
   const ModelShape shape = shape_from_config(config);
   const int threads = choose_threads(runtime, options.threads);
   const DType dtype = choose_precision(runtime, config.run().precision());
-  Mesh mesh(std::move(runtime.world), {static_cast<int>(config.mesh().expert()), static_cast<int>(config.mesh().data())});
+  const auto made = runtime.make_mesh(config.mesh());
+  Mesh& mesh = *made;
   Model model = build_model(config, mesh, runtime.stream(), dtype);
   model.allocate(runtime.stream(), mesh, false);
   model.parameters->initialise(runtime.stream(), config.init().seed());
 
   const Random random(1);
-  Generator generator(runtime, mesh.world(), *model.transformer, Sampling(), -1);
+  Generator generator(runtime, *model.transformer, Sampling(), -1);
   const auto run = [&](Index number) {
     Line line;
     line.number = static_cast<std::size_t>(number);
@@ -102,9 +103,9 @@ void generate(RankRuntime& runtime, const Options& options, const RunConfig& con
   std::vector<double> floors;
   for (Index number = 0; number < options.repeat; ++number) {
     const auto [first, each] = run(number * mesh.size() + mesh.rank());
-    prompt.seconds.push_back(slowest(runtime, mesh.world(), first));
-    token.seconds.push_back(slowest(runtime, mesh.world(), each));
-    for (int i = 0; i < 5; ++i) floors.push_back(slowest(runtime, mesh.world(), reading.seconds(bytes)));
+    prompt.seconds.push_back(slowest(runtime, first));
+    token.seconds.push_back(slowest(runtime, each));
+    for (int i = 0; i < 5; ++i) floors.push_back(slowest(runtime, reading.seconds(bytes)));
   }
   check(reading.sum() != 0, "the weights of a new model are all zeros");
   std::sort(prompt.seconds.begin(), prompt.seconds.end());

@@ -28,7 +28,8 @@ void layer(RankRuntime& runtime, const Options& options, const RunConfig& config
   const int threads = choose_threads(runtime, options.threads);
   const DType dtype = choose_precision(runtime, config.run().precision());
   Stream& stream = runtime.stream();
-  Mesh mesh(std::move(runtime.world), {static_cast<int>(config.mesh().expert()), static_cast<int>(config.mesh().data())});
+  const auto made = runtime.make_mesh(config.mesh());
+  Mesh& mesh = *made;
   Model model;
   model.totals = std::make_unique<RoutingTotals>(stream, 1, shape.experts);
   const std::unique_ptr<Module> moe = build_moe_layer(config, mesh, stream, 0, model);
@@ -52,7 +53,7 @@ void layer(RankRuntime& runtime, const Options& options, const RunConfig& config
 
   Result result;
   result.name = "layer forward + backward";
-  result.seconds = time_runs(runtime, mesh.world(), options, [&] {
+  result.seconds = time_runs(runtime, options, [&] {
     store.changed();  // a step lays its weights out anew
     model.totals->begin_step(stream);
     model.totals->begin_micro(stream);
@@ -61,7 +62,7 @@ void layer(RankRuntime& runtime, const Options& options, const RunConfig& config
     context.poll = [&] { mesh.world().progress(); };
     Tape tape;
     (void)moe->forward(context, x, tape);
-    mesh.world().all_reduce(stream, runtime.profiler, {"routing.counts"}, model.totals->micro(), Reduce::sum, When::now).wait(stream);
+    mesh.world().all_reduce(stream, {"routing.counts"}, model.totals->micro(), Reduce::sum, When::now).wait(stream);
     model.totals->end_micro(stream);
     (void)moe->backward(context, dy, tape);
   });
@@ -77,11 +78,11 @@ void layer(RankRuntime& runtime, const Options& options, const RunConfig& config
   add_training_products(products, rows, shape.width, (shape.gated ? 2 : 1) * shape.hidden);
   add_training_products(products, rows, shape.hidden, shape.width);
   for (const auto& product : products) result.flops += product.flops();
-  result.floor = common_floor(runtime, mesh.world(), options, products, dtype);
+  result.floor = common_floor(runtime, options, products, dtype);
   std::vector<ops::host::FloorProduct> router;  // in f32 always
   add_training_products(router, std::vector<Index>{tokens.rows()}, shape.width, shape.experts);
   for (const auto& product : router) result.flops += product.flops();
-  result.floor.seconds += common_floor(runtime, mesh.world(), options, router, DType::f32).seconds;
+  result.floor.seconds += common_floor(runtime, options, router, DType::f32).seconds;
   if (mesh.rank() != 0) return;
   report(options, {result},
          fmt::format("{} tokens a rank, width {}, {} experts of {}, top-{}, {}, {} thread{} a rank, {} rank{}", tokens.rows(), shape.width,

@@ -30,8 +30,8 @@ std::vector<Index> rows_by_expert(Index rows, Index experts, double spread) {
 }
 
 /// One group of products, our way and the floor's, for the three directions.
-void measure(RankRuntime& runtime, Communicator& world, const Options& options, DType dtype, const std::string& name,
-             const std::vector<Index>& rows, Index in, Index out, std::vector<Result>& results) {
+void measure(RankRuntime& runtime, const Options& options, DType dtype, const std::string& name, const std::vector<Index>& rows, Index in,
+             Index out, std::vector<Result>& results) {
   Stream& stream = runtime.stream();
   const Index all = std::accumulate(rows.begin(), rows.end(), Index{0});
   const auto groups = static_cast<Index>(rows.size());
@@ -52,9 +52,9 @@ void measure(RankRuntime& runtime, Communicator& world, const Options& options, 
   const auto add = [&](const char* direction, const std::vector<FloorProduct>& products, const std::function<void()>& body) {
     Result result;
     result.name = name + " " + direction;
-    result.seconds = time_runs(runtime, world, options, body);
+    result.seconds = time_runs(runtime, options, body);
     result.flops = flops;
-    result.floor = common_floor(runtime, world, options, products, dtype);
+    result.floor = common_floor(runtime, options, products, dtype);
     results.push_back(std::move(result));
   };
   add("forward", forward, [&] { (void)ops::matmul(stream, x, weights, rows, dtype); });
@@ -68,23 +68,22 @@ void gemm(RankRuntime& runtime, const Options& options, const RunConfig& config,
   const ModelShape model = shape_from_config(config);
   const int threads = choose_threads(runtime, options.threads);
   const DType dtype = choose_precision(runtime, config.run().precision());
-  Communicator& world = *runtime.world;
   const Index n = config.data().global_batch() * config.data().length() / config.data().accumulate() / runtime.size;
   const Index query = model.heads * model.head_width;
   const Index key = model.kv_heads * model.head_width;
   std::vector<Result> results;
-  measure(runtime, world, options, dtype, "attention q, k, v", {n}, model.width, query + 2 * key, results);
-  measure(runtime, world, options, dtype, "attention out", {n}, query, model.width, results);
+  measure(runtime, options, dtype, "attention q, k, v", {n}, model.width, query + 2 * key, results);
+  measure(runtime, options, dtype, "attention out", {n}, query, model.width, results);
   const Index up = (model.gated ? 2 : 1) * model.hidden;
   if (model.experts > 1) {
     const auto rows = rows_by_expert(n * model.top_k, model.experts, spread);
-    measure(runtime, world, options, dtype, "experts up", rows, model.width, up, results);
-    measure(runtime, world, options, dtype, "experts down", rows, model.hidden, model.width, results);
+    measure(runtime, options, dtype, "experts up", rows, model.width, up, results);
+    measure(runtime, options, dtype, "experts down", rows, model.hidden, model.width, results);
   } else {
-    measure(runtime, world, options, dtype, "feed-forward up", {n}, model.width, up, results);
-    measure(runtime, world, options, dtype, "feed-forward down", {n}, model.hidden, model.width, results);
+    measure(runtime, options, dtype, "feed-forward up", {n}, model.width, up, results);
+    measure(runtime, options, dtype, "feed-forward down", {n}, model.hidden, model.width, results);
   }
-  measure(runtime, world, options, dtype, "output", {n}, model.width, model.vocabulary, results);
+  measure(runtime, options, dtype, "output", {n}, model.width, model.vocabulary, results);
   if (runtime.rank != 0) return;
   report(options, results,
          fmt::format("products of {} rows a rank, {}, {} thread{} a rank, {} rank{}", n, name_of(dtype), threads, threads == 1 ? "" : "s",

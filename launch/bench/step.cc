@@ -91,7 +91,7 @@ std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const Step
   return {attention,
           {"norms", {"norm.forward", "norm.backward"}, {}},
           router,
-          {"permute", {"exchange.gather", "exchange.scatter", "exchange.combine"}, {}},
+          {"permute", {"exchange.gather", "exchange.return", "exchange.combine"}, {}},
           experts,
           {"embedding", {"embedding.forward", "embedding.backward"}, {}},
           output,
@@ -110,7 +110,8 @@ double median(std::vector<double> values) {
 void step(RankRuntime& runtime, const Options& options, const RunConfig& config) {
   const int threads = choose_threads(runtime, options.threads);
   const DType dtype = choose_precision(runtime, config.run().precision());
-  Mesh mesh(std::move(runtime.world), {static_cast<int>(config.mesh().expert()), static_cast<int>(config.mesh().data())});
+  const auto made = runtime.make_mesh(config.mesh());
+  Mesh& mesh = *made;
   std::vector<std::int32_t> ids(1 << 20);
   const Random random(1);
   for (std::size_t i = 0; i < ids.size(); ++i)
@@ -123,15 +124,15 @@ void step(RankRuntime& runtime, const Options& options, const RunConfig& config)
   Index run = -options.warmup;
   Result whole;
   whole.name = "step";
-  whole.seconds = time_runs(runtime, mesh.world(), options, [&] {
+  whole.seconds = time_runs(runtime, options, [&] {
     last = trainer.step();
     if (run++ < 0) return;
-    for (const auto& [name, seconds] : last.profile.phases) phases[name].push_back(seconds);
+    for (const auto& [name, seconds] : last.phases) phases[name].push_back(seconds);
     double exposed = 0;
     double sums = 0;
-    for (const auto& [name, totals] : last.profile.transfers) {
-      (name.find("gradients") != std::string::npos || name.find("parameters") != std::string::npos ? sums : exposed) +=
-          totals.exposed_seconds;
+    for (const CollectiveRecord& record : last.collectives) {
+      const bool sharded = record.label.kind.starts_with("gradients.") || record.label.kind.starts_with("parameters.");
+      (sharded ? sums : exposed) += record.exposed_seconds();
     }
     transfers["all-to-all and counts"].push_back(exposed);
     transfers["gradient sums"].push_back(sums);
@@ -149,10 +150,10 @@ void step(RankRuntime& runtime, const Options& options, const RunConfig& config)
     const auto micros = static_cast<double>(config.data().accumulate());
     for (const auto& product : part.products) result.flops += product.flops() * micros;
     if (!part.products.empty()) {
-      result.floor = common_floor(runtime, mesh.world(), options, part.products, part.in_f32 ? DType::f32 : dtype);
+      result.floor = common_floor(runtime, options, part.products, part.in_f32 ? DType::f32 : dtype);
       if (part.sequences > 0) {
         for (const auto& product : part.of_a_sequence) result.flops += product.flops() * part.sequences * micros;
-        result.floor.seconds += common_floor(runtime, mesh.world(), options, part.of_a_sequence, dtype).seconds * part.sequences;
+        result.floor.seconds += common_floor(runtime, options, part.of_a_sequence, dtype).seconds * part.sequences;
       }
       result.floor.seconds *= micros;
       whole.flops += result.flops;

@@ -8,6 +8,8 @@
 namespace yard {
 namespace {
 
+YARD_COLLECTIVE kMasters{"checkpoint.masters"};
+
 std::vector<Index> extents(const Shape& shape) {
   std::vector<Index> result;
   for (int axis = 0; axis < shape.rank(); ++axis) result.push_back(shape[axis]);
@@ -56,7 +58,7 @@ Tensor collect(Context& context, Communicator& replicas, const FlatBuffer& buffe
   for (int rank = 0; here && rank < replicas.size(); ++rank) receive[static_cast<std::size_t>(rank)] = part(rank).count;
   const Tensor out = master.row_range(mine.count == 0 ? 0 : mine.from - replicas.rank() * each, mine.count);
   const Tensor in(context.stream, {here ? end - begin : 0});
-  replicas.all_to_all(context.stream, context.profiler, {"checkpoint.masters"}, out, send, in, receive).wait(context.stream);
+  replicas.all_to_all(context.stream, {kMasters}, out, send, in, receive).wait(context.stream);
   return here ? in : Tensor();
 }
 

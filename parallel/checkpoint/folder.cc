@@ -179,13 +179,12 @@ std::string find_checkpoint(const std::string& path) {
              "; name a run directory, a folder such as RUN/checkpoints/step-00000100, or a Hugging Face directory");
 }
 
-std::string newest_intact_checkpoint(Communicator& world, Profiler& profiler, const std::string& folder,
-                                     std::vector<std::string>& skipped) {
+std::string newest_intact_checkpoint(Communicator& control, const std::string& folder, std::vector<std::string>& skipped) {
   std::string names;
-  if (world.rank() == 0) {
+  if (control.rank() == 0) {
     for (const std::int64_t step : complete_steps(folder)) names.append(checkpoint_name(step)).append(" ");
   }
-  std::istringstream candidates(broadcast_text(world, profiler, names));
+  std::istringstream candidates(broadcast_text(control, names));
   for (std::string name; candidates >> name;) {
     const std::string path = fmt::format("{}/{}", folder, name);
     std::string damage;
@@ -193,13 +192,13 @@ std::string newest_intact_checkpoint(Communicator& world, Profiler& profiler, co
       const CheckpointState state = read_state(path);
       damage = damage_of(path, state, false);
       CheckpointState mine;  // each rank reads its share of the files
-      for (int i = world.rank(); i < state.files_size(); i += world.size()) *mine.add_files() = state.files(i);
+      for (int i = control.rank(); i < state.files_size(); i += control.size()) *mine.add_files() = state.files(i);
       if (damage.empty() && mine.files_size() > 0) damage = damage_of(path, mine, true);
     } catch (const std::exception& error) {
       damage = error.what();
     }
     damage = [&] {
-      for (const std::string& each : gather_texts(world, profiler, damage)) {
+      for (const std::string& each : gather_texts(control, damage)) {
         if (!each.empty()) return each;
       }
       return std::string();

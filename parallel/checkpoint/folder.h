@@ -32,7 +32,7 @@ std::string find_checkpoint(const std::string& path);
 
 /// The newest checkpoint below a folder whose files have their sizes and checksums; empty when there is none. `skipped` gets a sentence for
 /// each that was passed over. Collective: ranks share the reading.
-std::string newest_intact_checkpoint(Communicator&, Profiler&, const std::string& folder, std::vector<std::string>& skipped);
+std::string newest_intact_checkpoint(Communicator& control, const std::string& folder, std::vector<std::string>& skipped);
 
 /// Removes what earlier jobs left unfinished and makes an empty STEP.tmp.
 void begin_checkpoint(const std::string& folder, std::int64_t step);

@@ -19,6 +19,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+YARD_PHASE kCheckpoint{"checkpoint"};
+YARD_COLLECTIVE kFiles{"checkpoint"};
+
 json file_entry(const std::string& name, std::uint64_t size, std::uint32_t checksum) {
   return {{"name", name}, {"size", size}, {"crc32c", checksum}};
 }
@@ -34,15 +37,15 @@ json write_text(const fs::path& path, const std::string& text) {
 struct Numbering {
   std::int64_t first = 0, all = 0;
 };
-Numbering number_files(Profiler& profiler, Communicator& world, std::size_t mine) {
+Numbering number_files(Communicator& control, std::size_t mine) {
   Stream stream{Device{}};
   const Tensor count = Tensor::of<std::int64_t>(stream, {1}, std::vector<std::int64_t>{static_cast<std::int64_t>(mine)});
-  const Tensor counts(stream, {world.size()}, DType::i64);
-  world.all_gather(stream, profiler, {"checkpoint"}, count, counts).wait(stream);
+  const Tensor counts(stream, {control.size()}, DType::i64);
+  control.all_gather(stream, {kFiles}, count, counts).wait(stream);
   Numbering result;
-  for (int rank = 0; rank < world.size(); ++rank) {
+  for (int rank = 0; rank < control.size(); ++rank) {
     const std::int64_t each = counts.values<std::int64_t>()[static_cast<std::size_t>(rank)];
-    if (rank < world.rank()) result.first += each;
+    if (rank < control.rank()) result.first += each;
     result.all += each;
   }
   return result;
@@ -127,19 +130,19 @@ bool CheckpointWriter::written() const noexcept { return job_ == nullptr || job_
 void CheckpointWriter::save(Context& context, Mesh& mesh, ParameterStore& store, const std::vector<State*>& states, ShardedAdamW& optimizer,
                             CheckpointState state) {
   finish(context, mesh);
-  const Span span(context.profiler, "checkpoint");
+  const Span span(context.profiler, kCheckpoint);
   auto job = std::make_unique<Job>();
   job->path = settings_.folder + "/" + checkpoint_name(state.step()) + ".tmp";
   state.set_weights(settings_.wide ? "f32" : state.precision());
   job->state = std::move(state);
-  agree(mesh.world(), context.profiler, [&] {
+  agree(mesh.control(), [&] {
     if (mesh.rank() == 0) begin_checkpoint(settings_.folder, job->state.step());
   });
   std::vector<OwnPiece> pieces;
   auto model = split_into_files(model_contents(context, mesh, store, states, optimizer, settings_.wide), settings_.largest_file);
   auto moments = split_into_files(optimizer_contents(mesh, store, optimizer, pieces), settings_.largest_file);
-  const Numbering model_numbers = number_files(context.profiler, mesh.world(), model.size());
-  const Numbering moment_numbers = number_files(context.profiler, mesh.world(), moments.size());
+  const Numbering model_numbers = number_files(mesh.control(), model.size());
+  const Numbering moment_numbers = number_files(mesh.control(), moments.size());
   job->add(std::move(model), "model", model_numbers, true);
   job->add(std::move(moments), "optimizer", moment_numbers, false);
   job->add(pieces);
@@ -159,11 +162,11 @@ void CheckpointWriter::save(Context& context, Mesh& mesh, ParameterStore& store,
 
 void CheckpointWriter::finish(Context& context, Mesh& mesh) {
   if (!job_) return;
-  const Span span(context.profiler, "checkpoint");
+  const Span span(context.profiler, kCheckpoint);
   if (job_->thread.joinable()) job_->thread.join();
   const auto together = [&](const std::function<void()>& body) {
     try {
-      agree(mesh.world(), context.profiler, body);
+      agree(mesh.control(), body);
     } catch (const AgreedError&) {  // half a checkpoint would only keep a full disk full
       std::error_code ignored;
       if (mesh.rank() == 0) fs::remove_all(job_->path, ignored);
@@ -174,7 +177,7 @@ void CheckpointWriter::finish(Context& context, Mesh& mesh) {
   together([&] {
     if (job_->failure) std::rethrow_exception(job_->failure);
   });
-  const auto reports = gather_texts(mesh.world(), context.profiler, job_->report.dump());
+  const auto reports = gather_texts(mesh.control(), job_->report.dump());
   together([&] {
     if (mesh.rank() == 0) commit(reports);
   });

@@ -3,196 +3,233 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "core/ops/permute.h"
 #include "core/ops/routing.h"
 
 namespace yard {
-
-/// Three orders meet here. Slots stand in the order of tokens; leaving rows are sorted by expert, and therefore by owner; arriving rows
-/// come source after source, each sorted by expert, and are regrouped to stand expert after expert, each in source order.
-struct DirectExchange::Plan final : ExchangePlan {
-  ops::Grouped by_expert;  // slots of each expert; unused ones come last
-  ops::Grouped by_token;   // slots of each token
-  Tensor sorted_token;     // (S) i32: the token of each slot in the order of by_expert
-  Tensor counted_rows;     // (experts + 1) i32 on the host, by_expert's offsets once `counted` has come
-  Event counted;
-
-  // What follows from the counts.
-  bool settled = false;
-  std::vector<Index> send, receive;  // rows to and from each rank of the group
-  std::vector<Index> arrived;        // rows for each local expert
-  Index leaving = 0, arriving = 0;
-  Tensor slot;              // (leaving) i32: the slot of each leaving row
-  Tensor position;          // (S) i32: the leaving row of each slot, -1 for unused ones
-  Tensor regroup, ungroup;  // (arriving) i32: arriving row of each grouped row, and back; empty when the orders agree
-
-  Index pieces() const override { return 1; }
-  std::span<const Index> rows_per_expert(Index) const override { return arrived; }
-  Index first_expert(Index) const override { return 0; }
-};
-
-DirectExchange::DirectExchange(Communicator& group, Index experts, int layer)
-    : group_(group), experts_(experts), local_(experts / group.size()), layer_(layer) {
-  check_input(experts % group.size() == 0, "model.experts (", experts, ") must be a multiple of mesh.expert (", group.size(), ")");
-}
-
 namespace {
 
-/// Where the rows of each (expert, source) pair stand among the arriving ones.
-Tensor regrouping(Stream& stream, std::span<const std::int64_t> counts, Index sources, Index local, Index rows) {
-  std::vector<Index> first(static_cast<std::size_t>(sources * local) + 1, 0);
-  std::partial_sum(counts.begin(), counts.end(), first.begin() + 1);
-  std::vector<std::int32_t> order;
-  order.reserve(static_cast<std::size_t>(rows));
-  for (Index expert = 0; expert < local; ++expert) {
-    for (Index source = 0; source < sources; ++source) {
-      const auto block = static_cast<std::size_t>(source * local + expert);
-      for (Index row = first[block]; row < first[block + 1]; ++row) order.push_back(static_cast<std::int32_t>(row));
-    }
-  }
-  return Tensor::of<std::int32_t>(stream, {rows}, order);
+YARD_PHASE kPlan{"exchange.plan"};
+YARD_PHASE kGather{"exchange.gather"};
+YARD_PHASE kReturn{"exchange.return"};
+YARD_PHASE kCombinePhase{"exchange.combine"};
+YARD_COLLECTIVE kCounts{"counts"};
+YARD_COLLECTIVE kDispatch{"dispatch"};
+YARD_COLLECTIVE kCombine{"combine"};
+YARD_COLLECTIVE kDispatchBackward{"dispatch.backward"};
+YARD_COLLECTIVE kCombineBackward{"combine.backward"};
+
+/// An uninitialised tensor of `rows` rows like those of another.
+Tensor rows_like(Stream& stream, const Tensor& like, Index rows) {
+  std::array<Index, 2> extents = {rows, like.shape().rank() > 1 ? like.cols() : 0};
+  return {stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(like.shape().rank()))), like.dtype()};
 }
 
 }  // namespace
 
+/// Slots are in token order; rows leave in the order of by_expert, sorted by expert and therefore by owner; rows arrive grouped by local
+/// expert, and within an expert by source rank, which is global token order.
+class DirectExchange::Plan final : public ExchangePlan {
+ public:
+  ops::Grouped by_expert;  // slots of each expert; unused ones come last
+  ops::Grouped by_token;   // slots of each token
+  Tensor sorted_token;     // (S) i32: the token of each slot in the order of by_expert
+  Tensor position;         // (S) i32: the leaving row of each slot, -1 for unused ones; known after the counts
+
+  // Counts are differences of neighbours in by_expert.offsets. Ranks exchange the entries that bound the experts of each rank:
+  Tensor arriving_offsets;  // (ranks * (local + 1)) i32
+  Work offsets_exchanged;
+  bool counted = false;
+  std::vector<Index> leaving;         // (experts) rows that this rank sends to each expert
+  std::vector<Index> arriving;        // (ranks x local) rows that arrive from each rank for each local expert
+  std::vector<Index> rows_of_expert;  // (local) sums of these
+  std::vector<Index> first_leaving;   // (experts + 1) where the rows of each expert start among the leaving ones
+  std::vector<Index> chunk_first;     // (chunks + 1) local experts
+
+  // The direction in progress: what dispatch gathered, until all chunks have been sent, and what return_rows receives, until combine.
+  Tensor gathered_from, gathered_rows, gathered_weight, gathered_key;
+  Index undispatched = 0;
+  Tensor returned_rows, returned_scalar;
+
+  Index chunks() const override { return static_cast<Index>(chunk_first.size()) - 1; }
+  Index first_expert(Index chunk) const override { return chunk_first.at(static_cast<std::size_t>(chunk)); }
+  Index end_expert(Index chunk) const { return chunk_first.at(static_cast<std::size_t>(chunk) + 1); }
+  std::span<const Index> rows_per_expert(Index chunk) const override {
+    return std::span(rows_of_expert)
+        .subspan(static_cast<std::size_t>(first_expert(chunk)), static_cast<std::size_t>(end_expert(chunk) - first_expert(chunk)));
+  }
+  Index local() const { return chunk_first.back(); }
+  Index ranks() const { return static_cast<Index>(leaving.size()) / local(); }
+  Index leaving_rows() const { return first_leaving.back(); }
+  Index arriving_rows(Index chunk) const {
+    const auto rows = rows_per_expert(chunk);
+    return std::accumulate(rows.begin(), rows.end(), Index{0});
+  }
+  /// One run per (rank, local expert of the chunk) among the leaving rows.
+  std::vector<RowRun> leaving_runs(Index chunk) const {
+    std::vector<RowRun> runs;
+    for (Index rank = 0; rank < ranks(); ++rank) {
+      for (Index expert = rank * local() + first_expert(chunk); expert < rank * local() + end_expert(chunk); ++expert) {
+        const auto at = static_cast<std::size_t>(expert);
+        runs.push_back({static_cast<int>(rank), first_leaving[at], leaving[at]});
+      }
+    }
+    return runs;
+  }
+  /// One run per (rank, local expert of the chunk) among the chunk's arriving rows.
+  std::vector<RowRun> arriving_runs(Index chunk) const {
+    std::vector<Index> next;  // row of each expert of the chunk
+    Index first = 0;
+    for (const Index rows : rows_per_expert(chunk)) {
+      next.push_back(first);
+      first += rows;
+    }
+    std::vector<RowRun> runs;
+    for (Index rank = 0; rank < ranks(); ++rank) {
+      for (std::size_t i = 0; i < next.size(); ++i) {
+        const Index rows = arriving[static_cast<std::size_t>(rank * local() + first_expert(chunk)) + i];
+        runs.push_back({static_cast<int>(rank), next[i], rows});
+        next[i] += rows;
+      }
+    }
+    return runs;
+  }
+};
+
+DirectExchange::DirectExchange(Communicator& group, Index experts, Index chunks, int layer)
+    : group_(group), experts_(experts), local_(experts / group.size()), chunks_(chunks), layer_(layer) {
+  check_input(experts % group.size() == 0, "model.experts (", experts, ") must be a multiple of mesh.expert (", group.size(), ")");
+  check_input(chunks >= 1 && chunks <= local_, "exchange.chunks (", chunks, ") must be from 1 to the experts per rank, ", local_);
+}
+
 std::unique_ptr<ExchangePlan> DirectExchange::plan(Context& context, const Routing& routing, Index tokens) {
-  const Span span(context.profiler, "exchange.plan");
+  const Span span(context.profiler, kPlan);
   Stream& stream = context.stream;
   auto plan = std::make_unique<Plan>();
+  for (Index chunk = 0; chunk <= chunks_; ++chunk) plan->chunk_first.push_back(local_ * chunk / chunks_);
   plan->by_expert = ops::group_by(stream, routing.expert, experts_);
-  plan->counted_rows = Tensor::on_host(stream, {experts_ + 1}, DType::i32);
-  stream.copy(plan->counted_rows.raw(), plan->by_expert.offsets.raw(), plan->counted_rows.bytes());
-  plan->counted = stream.record();
+  if (group_.size() > 1) {
+    std::vector<RowRun> send;
+    std::vector<RowRun> receive;
+    for (int rank = 0; rank < group_.size(); ++rank) {
+      send.push_back({rank, rank * local_, local_ + 1});
+      receive.push_back({rank, rank * (local_ + 1), local_ + 1});
+    }
+    plan->arriving_offsets = Tensor(stream, {group_.size() * (local_ + 1)}, DType::i32);
+    const AllToAllPart offsets{plan->by_expert.offsets, plan->arriving_offsets};
+    plan->offsets_exchanged = group_.all_to_all(stream, {kCounts, layer_}, {&offsets, 1}, send, receive);
+  }
   plan->sorted_token = ops::gather_rows(stream, routing.token, plan->by_expert.order);
   plan->by_token = ops::group_by(stream, routing.token, tokens);
   return plan;
 }
 
-/// Waits for the counts, exchanges them, and derives from them who gets what.
-void DirectExchange::settle(Context& context, Plan& plan) {
-  if (plan.settled) return;
-  const Span span(context.profiler, "exchange.plan");
-  Stream& stream = context.stream;
-  plan.counted.wait();
-  const auto* offset = plan.counted_rows.data<std::int32_t>();
-  plan.leaving = offset[experts_];
+namespace {
 
-  const Index ranks = group_.size();
-  std::vector<std::int64_t> leaving_counts(static_cast<std::size_t>(experts_));
-  for (Index expert = 0; expert < experts_; ++expert)
-    leaving_counts[static_cast<std::size_t>(expert)] = offset[expert + 1] - offset[expert];
-  std::vector<std::int64_t> arriving_counts = leaving_counts;
-  if (ranks > 1) {
-    const Tensor out = Tensor::of<std::int64_t>(stream, {ranks, local_}, leaving_counts);
-    const Tensor in(stream, {ranks, local_}, DType::i64);
-    const std::vector<Index> one(static_cast<std::size_t>(ranks), 1);
-    group_.all_to_all(stream, context.profiler, {"counts", layer_}, out, one, in, one, When::now).wait(stream);
-    const Tensor on_host = in.to(stream, Device{});
-    std::ranges::copy(on_host.values<std::int64_t>(), arriving_counts.begin());
-  }
-  plan.arrived.assign(static_cast<std::size_t>(local_), 0);
-  for (Index rank = 0; rank < ranks; ++rank) {
-    Index out = 0;
-    Index in = 0;
-    for (Index expert = 0; expert < local_; ++expert) {
-      const auto at = static_cast<std::size_t>(rank * local_ + expert);
-      out += leaving_counts[at];
-      in += arriving_counts[at];
-      plan.arrived[static_cast<std::size_t>(expert)] += arriving_counts[at];
-    }
-    plan.send.push_back(out);
-    plan.receive.push_back(in);
-    plan.arriving += in;
-  }
-
-  plan.slot = plan.by_expert.order.row_range(0, plan.leaving);
-  plan.position = Tensor(stream, plan.by_expert.order.shape(), DType::i32);
-  ops::invert(stream, plan.slot, plan.position);
-  if (ranks > 1 && local_ > 1) {
-    plan.regroup = regrouping(stream, arriving_counts, ranks, local_, plan.arriving);
-    plan.ungroup = Tensor(stream, {plan.arriving}, DType::i32);
-    ops::invert(stream, plan.regroup, plan.ungroup);
-  }
-  plan.settled = true;
+std::vector<Index> differences(std::span<const std::int32_t> offsets) {
+  std::vector<Index> result;
+  for (std::size_t i = 1; i < offsets.size(); ++i) result.push_back(offsets[i] - offsets[i - 1]);
+  return result;
 }
 
-Arriving DirectExchange::send(Context& context, std::string_view phase, ExchangePlan& any_plan, Index /*piece*/, const Tensor& x,
-                              const Tensor& weight, const Tensor& key) {
+}  // namespace
+
+/// Brings the counts to the host: the layer's one host wait.
+void DirectExchange::wait_for_counts(Context& context, Plan& plan) const {
+  if (plan.counted) return;
+  const Span span(context.profiler, kPlan);
+  Stream& stream = context.stream;
+  plan.offsets_exchanged.wait(stream);
+  const auto to_host = [&](const Tensor& values) {
+    const Tensor copy = Tensor::on_host(stream, values.shape(), values.dtype());
+    stream.copy(copy.raw(), values.raw(), values.bytes());
+    return copy;
+  };
+  const Tensor own = to_host(plan.by_expert.offsets);
+  const Tensor theirs = plan.arriving_offsets.defined() ? to_host(plan.arriving_offsets) : own;
+  stream.record().wait();
+
+  plan.leaving = differences(own.values<std::int32_t>());
+  plan.first_leaving.assign(own.values<std::int32_t>().begin(), own.values<std::int32_t>().end());
+  plan.rows_of_expert.assign(static_cast<std::size_t>(local_), 0);
+  for (int rank = 0; rank < group_.size(); ++rank) {
+    const auto counts = differences(theirs.row_range(rank * (local_ + 1), local_ + 1).values<std::int32_t>());
+    for (std::size_t expert = 0; expert < counts.size(); ++expert) plan.rows_of_expert[expert] += counts[expert];
+    plan.arriving.insert(plan.arriving.end(), counts.begin(), counts.end());
+  }
+  plan.position = Tensor(stream, plan.by_expert.order.shape(), DType::i32);
+  ops::invert(stream, plan.by_expert.order.row_range(0, plan.leaving_rows()), plan.position);
+  plan.counted = true;
+}
+
+Dispatched DirectExchange::dispatch(Context& context, Direction direction, ExchangePlan& any_plan, Index chunk, const Tensor& x,
+                                    const Tensor& weight, const Tensor& key) {
   Stream& stream = context.stream;
   auto& plan = dynamic_cast<Plan&>(any_plan);
-  // Of all slots, since how many leave is not known on the host before the plan is settled; the rows of unused ones stay behind.
-  const auto [rows, weights, keys] = [&] {
-    const Span span(context.profiler, "exchange.gather");
-    return std::array{ops::gather_rows(stream, x, plan.sorted_token),
-                      weight.defined() ? ops::gather_rows(stream, weight, plan.by_expert.order) : Tensor(),
-                      key.defined() ? ops::gather_rows(stream, key, plan.sorted_token) : Tensor()};
-  }();
-  settle(context, plan);
+  if (plan.undispatched == 0) {  // a new direction: gathers every slot, since the host may not know the counts yet
+    const Span span(context.profiler, kGather);
+    plan.undispatched = plan.chunks();
+    plan.gathered_from = x;
+    plan.gathered_rows = ops::gather_rows(stream, x, plan.sorted_token);
+    plan.gathered_weight = weight.defined() ? ops::gather_rows(stream, weight, plan.by_expert.order) : Tensor();
+    plan.gathered_key = key.defined() ? ops::gather_rows(stream, key, plan.sorted_token) : Tensor();
+  }
+  check(plan.gathered_from.raw() == x.raw(), "all chunks of a direction are dispatched with the same rows");
+  wait_for_counts(context, plan);
 
-  const Span span(context.profiler, "exchange.gather");
-  Arriving arriving;
-  const auto ship = [&](const Tensor& gathered, Tensor& arrived) {
-    if (!gathered.defined()) return;
-    const Tensor leaving = gathered.row_range(0, plan.leaving);
-    if (group_.size() == 1) {
-      arrived = leaving;
-      return;
-    }
-    std::array<Index, 2> extents = {plan.arriving, leaving.cols()};
-    const Tensor landed(stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(leaving.shape().rank()))),
-                        leaving.dtype());
-    Work moved = group_.all_to_all(stream, context.profiler, {phase, layer_}, leaving, plan.send, landed, plan.receive);
-    if (!plan.regroup.defined()) {
-      arrived = landed;
-      arriving.work =
-          Work::then(stream, std::move(arriving.work), [moved = std::make_shared<Work>(std::move(moved))](Stream& on) { moved->wait(on); });
-      return;
-    }
-    arrived = Tensor(stream, landed.shape(), landed.dtype());
-    arriving.work = Work::then(stream, std::move(arriving.work),
-                               [moved = std::make_shared<Work>(std::move(moved)), landed, arrived, order = plan.regroup](Stream& on) {
-                                 moved->wait(on);
-                                 ops::gather_rows(on, landed, order, arrived);
-                               });
-  };
-  ship(rows, arriving.rows);
-  ship(weights, arriving.weight);
-  ship(keys, arriving.key);
-  return arriving;
+  const Span span(context.profiler, kGather);
+  Dispatched result;
+  if (group_.size() == 1) {
+    const auto first = plan.first_leaving[static_cast<std::size_t>(plan.first_expert(chunk))];
+    const auto own = [&](const Tensor& gathered) {
+      return gathered.defined() ? gathered.row_range(first, plan.arriving_rows(chunk)) : Tensor();
+    };
+    result = {{}, own(plan.gathered_rows), own(plan.gathered_weight), own(plan.gathered_key)};
+  } else {
+    std::vector<AllToAllPart> parts;
+    const auto send = [&](const Tensor& gathered, Tensor& arriving) {
+      if (!gathered.defined()) return;
+      arriving = rows_like(stream, gathered, plan.arriving_rows(chunk));
+      parts.push_back({gathered, arriving});
+    };
+    send(plan.gathered_rows, result.rows);
+    send(plan.gathered_weight, result.weight);
+    send(plan.gathered_key, result.key);
+    const Label label{direction == Direction::forward ? kDispatch : kDispatchBackward, layer_};
+    result.work = group_.all_to_all(stream, label, parts, plan.leaving_runs(chunk), plan.arriving_runs(chunk));
+  }
+  if (--plan.undispatched == 0) plan.gathered_from = plan.gathered_rows = plan.gathered_weight = plan.gathered_key = Tensor();
+  return result;
 }
 
-Work DirectExchange::home(Context& context, std::string_view phase, const ExchangePlan& any_plan, Index /*piece*/, const Tensor& rows,
-                          const Tensor& scalar, const Tensor& y, const Tensor& slot) {
-  const Span span(context.profiler, "exchange.scatter");
+Work DirectExchange::return_rows(Context& context, Direction direction, ExchangePlan& any_plan, Index chunk, const Tensor& rows,
+                                 const Tensor& scalar) {
+  const Span span(context.profiler, kReturn);
   Stream& stream = context.stream;
-  const auto& plan = dynamic_cast<const Plan&>(any_plan);
-  const auto finish = [y, slot, position = plan.position, slots = plan.slot, by_token = plan.by_token, &profiler = context.profiler](
-                          Stream& on, const Tensor& returned, const Tensor& scalars) {
-    const Span combining(profiler, "exchange.combine");
-    ops::combine_rows(on, returned, position, by_token, y);
-    if (scalars.defined()) ops::scatter_values(on, scalars, slots, slot);
-  };
-  if (group_.size() == 1) {
-    return Work::then(stream, {}, [finish, rows, scalar](Stream& on) { finish(on, rows, scalar); });
+  auto& plan = dynamic_cast<Plan&>(any_plan);
+  if (group_.size() == 1 && plan.chunks() == 1) {
+    plan.returned_rows = rows;
+    plan.returned_scalar = scalar;
+    return {};
   }
-  const auto ship = [&](const Tensor& grouped, Tensor& returned) {
-    const Tensor leaving = plan.ungroup.defined() ? ops::gather_rows(stream, grouped, plan.ungroup) : grouped;
-    std::array<Index, 2> extents = {plan.leaving, leaving.cols()};
-    returned =
-        Tensor(stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(leaving.shape().rank()))), leaving.dtype());
-    return std::make_shared<Work>(group_.all_to_all(stream, context.profiler, {phase, layer_}, leaving, plan.receive, returned, plan.send));
-  };
-  Tensor returned;
-  Tensor scalars;
-  auto moved = ship(rows, returned);
-  auto moved_scalars = scalar.defined() ? ship(scalar, scalars) : nullptr;
-  return Work::then(stream, {}, [finish, moved, moved_scalars, returned, scalars](Stream& on) {
-    moved->wait(on);
-    if (moved_scalars) moved_scalars->wait(on);
-    finish(on, returned, scalars);
-  });
+  if (!plan.returned_rows.defined()) plan.returned_rows = rows_like(stream, rows, plan.leaving_rows());
+  if (!plan.returned_scalar.defined() && scalar.defined()) plan.returned_scalar = rows_like(stream, scalar, plan.leaving_rows());
+  std::vector<AllToAllPart> parts = {{rows, plan.returned_rows}};
+  if (scalar.defined()) parts.push_back({scalar, plan.returned_scalar});
+  const Label label{direction == Direction::forward ? kCombine : kCombineBackward, layer_};
+  return group_.all_to_all(stream, label, parts, plan.arriving_runs(chunk), plan.leaving_runs(chunk));
+}
+
+void DirectExchange::combine(Context& context, ExchangePlan& any_plan, const Tensor& y, const Tensor& slot_scalar) {
+  const Span span(context.profiler, kCombinePhase);
+  Stream& stream = context.stream;
+  auto& plan = dynamic_cast<Plan&>(any_plan);
+  ops::combine_rows(stream, std::exchange(plan.returned_rows, {}), plan.position, plan.by_token, y);
+  const Tensor scalars = std::exchange(plan.returned_scalar, {});
+  if (scalars.defined()) ops::scatter_values(stream, scalars, plan.by_expert.order.row_range(0, plan.leaving_rows()), slot_scalar);
 }
 
 }  // namespace yard

@@ -4,23 +4,22 @@
 
 namespace yard {
 
-/// One all-to-all among the ranks of an expert group: every row goes straight to the owner of its expert, all local experts in one piece.
-/// On a group of one rank nothing is sent and rows are only put in order.
+/// One all-to-all per chunk among the ranks of an expert group: every row goes straight to the owner of its expert. In a group of one rank
+/// nothing is sent and rows are only sorted.
 class DirectExchange final : public Exchange {
  public:
-  /// Rank r of the group owns experts [r * local, (r + 1) * local).
-  DirectExchange(Communicator& group, Index experts, int layer);
+  /// Rank r of the group owns experts [r * local, (r + 1) * local), exchanged in `chunks` sets of consecutive ones.
+  DirectExchange(Communicator& group, Index experts, Index chunks, int layer);
   std::unique_ptr<ExchangePlan> plan(Context&, const Routing&, Index tokens) override;
-  Arriving send(Context&, std::string_view phase, ExchangePlan&, Index piece, const Tensor& x, const Tensor& weight,
-                const Tensor& key) override;
-  Work home(Context&, std::string_view phase, const ExchangePlan&, Index piece, const Tensor& rows, const Tensor& scalar, const Tensor& y,
-            const Tensor& slot) override;
+  Dispatched dispatch(Context&, Direction, ExchangePlan&, Index chunk, const Tensor& x, const Tensor& weight, const Tensor& key) override;
+  Work return_rows(Context&, Direction, ExchangePlan&, Index chunk, const Tensor& rows, const Tensor& scalar) override;
+  void combine(Context&, ExchangePlan&, const Tensor& y, const Tensor& slot_scalar) override;
 
  private:
-  struct Plan;
-  void settle(Context&, Plan&);
+  class Plan;
+  void wait_for_counts(Context&, Plan&) const;
   Communicator& group_;
-  Index experts_, local_;
+  Index experts_, local_, chunks_;
   int layer_;
 };
 

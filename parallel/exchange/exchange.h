@@ -8,40 +8,50 @@
 
 namespace yard {
 
-/// Where every row of a layer's slots goes, made once per layer and micro-step (law 8); forward and backward travel on it. A piece is a set
-/// of local experts: an expert's rows arrive whole.
+/// Where the rows of a layer's slots go, made once per layer and micro-batch (law 8); forward and backward use it. A chunk is a set of
+/// consecutive local experts whose rows travel together; an expert's rows are never split.
 class ExchangePlan {
  public:
   virtual ~ExchangePlan() = default;
-  virtual Index pieces() const = 0;
-  /// Rows that arrive for each local expert of a piece, known once its rows have been sent, and the first of these experts.
-  virtual std::span<const Index> rows_per_expert(Index piece) const = 0;
-  virtual Index first_expert(Index piece) const = 0;
+  virtual Index chunks() const = 0;
+  /// Rows that arrive for each local expert of a chunk; known after the first dispatch.
+  virtual std::span<const Index> rows_per_expert(Index chunk) const = 0;
+  /// The first of these experts, a local number.
+  virtual Index first_expert(Index chunk) const = 0;
 };
 
-/// Rows under way to this rank's experts, in expert order, within an expert in the order of the tokens everywhere.
-struct Arriving {
+/// Rows on their way to this rank's experts: grouped by expert, within an expert in global token order. Readable after `work` was waited
+/// for.
+struct Dispatched {
   Work work;
   Tensor rows;    // (R, C)
-  Tensor weight;  // (R) f32; empty when none were sent
-  Tensor key;     // (R) i64; empty when none were sent
+  Tensor weight;  // (R) f32; empty if none were sent
+  Tensor key;     // (R) i64; empty if none were sent
 };
 
-/// Ships rows to the ranks that own their experts and brings results home. The two directions are transposes of each other.
+/// The two directions of expert parallelism: dispatch sends tokens to the ranks that own their experts, combine returns results to the
+/// ranks of the tokens. They are transposes of each other. One direction at a time is in progress on a plan.
 class Exchange {
  public:
+  /// Whether rows of the forward or of the backward pass travel, for labels.
+  enum class Direction : std::uint8_t { forward, backward };
+
   virtual ~Exchange() = default;
-  /// Orders and counts, on the device; nothing is waited for yet.
+  /// Sorts slots by expert and posts the exchange of counts. Never waits on the host.
   virtual std::unique_ptr<ExchangePlan> plan(Context&, const Routing&, Index tokens) = 0;
-  /// Sends x[token] of every slot of the piece, with the slot's weight and the token's key where given. The first call on a plan makes the
-  /// layer's one host wait: the counts come while the device gathers rows, and are exchanged.
+  /// Sends x[token] of every slot whose expert is in the chunk, with the slot's weight and the token's key where given. The first dispatch
+  /// on a plan makes the layer's one host wait, for the counts, after it has queued the gathers of rows. Every chunk is dispatched once per
+  /// direction, with the same tensors, in any order.
   ///                                                             x: (N, C)  weight: (S) f32 or empty  key: (N) i64 or empty
-  virtual Arriving send(Context&, std::string_view phase, ExchangePlan&, Index piece, const Tensor& x, const Tensor& weight,
-                        const Tensor& key) = 0;
-  /// Returns rows; the wait adds them into y, f32, in slot order, and writes each row's scalar to its slot.
-  ///                            rows: (R, C)  scalar: (R) f32 or empty  y: (N, C) f32  slot: (S) f32, zero where a slot is unused, or empty
-  virtual Work home(Context&, std::string_view phase, const ExchangePlan&, Index piece, const Tensor& rows, const Tensor& scalar,
-                    const Tensor& y, const Tensor& slot) = 0;
+  virtual Dispatched dispatch(Context&, Direction, ExchangePlan&, Index chunk, const Tensor& x, const Tensor& weight,
+                              const Tensor& key) = 0;
+  /// Posts the return of a chunk's rows, in the order of its dispatch, with one scalar per row where given.
+  ///                                                                                        rows: (R, C)  scalar: (R) f32 or empty
+  virtual Work return_rows(Context&, Direction, ExchangePlan&, Index chunk, const Tensor& rows, const Tensor& scalar) = 0;
+  /// Adds the returned rows of all chunks to y, for each token in slot order, and writes each row's scalar to its slot. Called once per
+  /// direction, after the returns of all chunks were waited for, so that the number of chunks changes no bit.
+  ///                                                          y: (N, C) f32  slot_scalar: (S) f32, zero where a slot is unused, or empty
+  virtual void combine(Context&, ExchangePlan&, const Tensor& y, const Tensor& slot_scalar) = 0;
 };
 
 }  // namespace yard

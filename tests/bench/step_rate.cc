@@ -25,7 +25,7 @@ constexpr int kRounds = 10;
 double product_seconds(RankRuntime& runtime, Mesh& mesh, const Tensor& x, const ops::Weights& weights) {
   double best = 1e9;
   for (int repeat = 0; repeat < 4; ++repeat) {
-    mesh.world().barrier(runtime.profiler, {"bench"});
+    mesh.world().barrier({"bench"});
     const auto start = Clock::now();
     (void)ops::matmul(runtime.stream(), x, weights);
     best = std::min(best, seconds_between(start, Clock::now()));
@@ -43,7 +43,8 @@ void bench(RankRuntime& runtime, const std::string& file, const std::vector<std:
   config = resolve(config, runtime.size);
   const int threads = choose_threads(runtime, config.run().threads());
   const DType compute = choose_precision(runtime, config.run().precision());
-  Mesh mesh(std::move(runtime.world), {static_cast<int>(config.mesh().expert()), static_cast<int>(config.mesh().data())});
+  const auto made = runtime.make_mesh(config.mesh());
+  Mesh& mesh = *made;
   std::vector<std::int32_t> ids(1 << 20);
   const Random random(1);
   for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -57,7 +58,7 @@ void bench(RankRuntime& runtime, const std::string& file, const std::vector<std:
   std::vector<double> products;
   for (int round = -2; round < kRounds; ++round) {  // the first two warm up
     const double product = product_seconds(runtime, mesh, x, weights);
-    mesh.world().barrier(runtime.profiler, {"bench"});
+    mesh.world().barrier({"bench"});
     const double step = trainer.step().seconds;
     if (round < 0) continue;
     products.push_back(product);
@@ -66,10 +67,10 @@ void bench(RankRuntime& runtime, const std::string& file, const std::vector<std:
   // The slowest rank's step, and all ranks' products together.
   Tensor figures = Tensor::zeros(runtime.stream(), {1}, DType::f64);
   figures.values<double>()[0] = 2.0 * kSide * kSide * kSide / median(products);
-  mesh.world().all_reduce(runtime.stream(), runtime.profiler, {"bench"}, figures, Reduce::sum).wait(runtime.stream());
+  mesh.world().all_reduce(runtime.stream(), {"bench"}, figures, Reduce::sum).wait(runtime.stream());
   Tensor slowest = Tensor::zeros(runtime.stream(), {1}, DType::f64);
   slowest.values<double>()[0] = median(steps);
-  mesh.world().all_reduce(runtime.stream(), runtime.profiler, {"bench"}, slowest, Reduce::max).wait(runtime.stream());
+  mesh.world().all_reduce(runtime.stream(), {"bench"}, slowest, Reduce::max).wait(runtime.stream());
   if (runtime.rank != 0) return;
   std::sort(steps.begin(), steps.end());
   const double seconds = slowest.values<double>()[0];

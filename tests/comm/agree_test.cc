@@ -18,13 +18,12 @@ std::vector<Caught> agree_on_four(const std::function<void(int)>& body) {
   std::vector<Caught> caught(4);
   run_local_world(4, [&](Communicator& comm) {
     Stream stream{Device{}};
-    Profiler profiler;
     try {
-      agree(comm, profiler, [&] { body(comm.rank()); });
+      agree(comm, [&] { body(comm.rank()); });
     } catch (const AgreedError& error) {
-      caught[static_cast<std::size_t>(comm.rank())] = {error.what(), error.exit_code(), error.speaks()};
+      caught[static_cast<std::size_t>(comm.rank())] = {error.what(), error.exit_code(), error.reports()};
     }
-    comm.barrier(profiler, {"after"});  // all are still in step
+    comm.barrier({"after"});  // all are still in step
   });
   return caught;
 }

@@ -99,19 +99,20 @@ TEST(MpiWorld, KnowsItsNodes) {
   for (int rank = 0; rank < world.size(); ++rank) EXPECT_EQ(world.world_ranks()[static_cast<std::size_t>(rank)], rank);
 }
 
-TEST(MpiWorld, ProgressEndsTransfersBeforeAnybodyWaits) {
+TEST(MpiWorld, ProgressCompletesRecordsBeforeTheWait) {
   Communicator& world = test::world();
   test::Bench b;
   const Tensor in = test::contract_tensor(b.stream, {world.size(), 1 << 16}, DType::f32, world.rank());
   const Tensor out = Tensor::zeros(b.stream, in.shape());
   const std::vector<Index> ones(static_cast<std::size_t>(world.size()), 1);
-  Work work = world.all_to_all(b.stream, b.profiler, {"dispatch", 0}, in, ones, out, ones);
+  Work work = world.all_to_all(b.stream, {"dispatch", 0}, in, ones, out, ones);
   const auto from = Clock::now();
   while (seconds_between(from, Clock::now()) < 0.2) world.progress();
   work.wait(b.stream);
-  const TransferTotals totals = b.profiler.take().transfers.at("layer.0.dispatch");
-  EXPECT_LT(totals.seconds, 0.19) << "the end was seen by progress, long before the wait";
-  EXPECT_LT(totals.exposed_seconds, 0.1);
+  const CollectiveRecord record = world.log().records().back();
+  EXPECT_EQ(record.label.text(), "layer.0.dispatch");
+  EXPECT_LT(record.seconds(), 0.19) << "progress saw the completion, long before the wait";
+  EXPECT_LT(record.exposed_seconds(), 0.1);
   for (int rank = 0; rank < world.size(); ++rank) {
     EXPECT_EQ(out.data<float>()[rank * (1 << 16) + 9], test::contract_value(rank, world.rank() * (1 << 16) + 9));
   }
@@ -122,12 +123,12 @@ TEST(MpiWorld, WorksDroppedWhileAnExceptionUnwindsAreAbandoned) {
   test::Bench b;
   try {
     const Tensor x = test::contract_tensor(b.stream, {1000}, DType::f32, world.rank());
-    Work work = world.all_reduce(b.stream, b.profiler, {"x"}, x);
+    Work work = world.all_reduce(b.stream, {"x"}, x);
     fail("every rank finds the same fault");
   } catch (const Error&) {
   }
   const Tensor y = test::contract_tensor(b.stream, {10}, DType::f32, world.rank());
-  world.all_reduce(b.stream, b.profiler, {"y"}, y, Reduce::max).wait(b.stream);
+  world.all_reduce(b.stream, {"y"}, y, Reduce::max).wait(b.stream);
   double largest = -1e9;
   for (int rank = 0; rank < world.size(); ++rank) largest = std::max(largest, test::contract_value(rank, 2));
   EXPECT_EQ(y.data<float>()[2], largest);
@@ -138,12 +139,12 @@ TEST(MpiAgree, TellsTheLowestFailureToAll) {
   test::Bench b;
   const int guilty = world.size() - 1;
   try {
-    agree(world, b.profiler, [&] { check_input(world.rank() != guilty, "the file of rank ", guilty, " is missing"); });
+    agree(world, [&] { check_input(world.rank() != guilty, "the file of rank ", guilty, " is missing"); });
     FAIL() << "no rank noticed";
   } catch (const AgreedError& error) {
     EXPECT_EQ(std::string(error.what()), "the file of rank " + std::to_string(guilty) + " is missing");
     EXPECT_EQ(error.exit_code(), 2);
-    EXPECT_EQ(error.speaks(), world.rank() == guilty);
+    EXPECT_EQ(error.reports(), world.rank() == guilty);
   }
 }
 

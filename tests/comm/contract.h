@@ -54,7 +54,6 @@ inline const std::vector<When> kEveryWhen = {When::overlapped, When::now};
 /// What every case needs.
 struct Bench {
   Stream stream{Device{}};
-  Profiler profiler;
 };
 
 inline void contract_all_reduce(Communicator& comm) {
@@ -64,7 +63,7 @@ inline void contract_all_reduce(Communicator& comm) {
       for (const When when : kEveryWhen) {
         for (const Shape shape : {Shape{}, Shape{0}, Shape{1}, Shape{1000}, Shape{7, 0}, Shape{7, 3, 2}}) {
           const Tensor x = contract_tensor(b.stream, shape, dtype, comm.rank(), 3);
-          comm.all_reduce(b.stream, b.profiler, {"reduce"}, x, reduce, when).wait(b.stream);
+          comm.all_reduce(b.stream, {"reduce"}, x, reduce, when).wait(b.stream);
           std::vector<double> expected(static_cast<std::size_t>(x.elements()));
           for (std::size_t i = 0; i < expected.size(); ++i) {
             double value = contract_value(0, static_cast<Index>(i), 3);
@@ -91,7 +90,7 @@ inline void contract_all_reduce_rounds_little(Communicator& comm) {
   std::vector<Tensor> results;
   for (int again = 0; again < 2; ++again) {
     results.push_back(random_tensor({5000}, static_cast<std::uint64_t>(comm.rank())));
-    comm.all_reduce(b.stream, b.profiler, {"reduce"}, results.back()).wait(b.stream);
+    comm.all_reduce(b.stream, {"reduce"}, results.back()).wait(b.stream);
     expect_close(results.back(), expected, 1e-6, "all_reduce of random values");
   }
   expect_same_bits(results[0], results[1], "all_reduce twice");
@@ -110,13 +109,13 @@ inline void contract_all_gather(Communicator& comm) {
         }
         const Tensor part = contract_tensor(b.stream, shape, dtype, comm.rank());
         const Tensor whole = Tensor::zeros(b.stream, whole_shape, dtype);
-        comm.all_gather(b.stream, b.profiler, {"gather"}, part, whole, when).wait(b.stream);
+        comm.all_gather(b.stream, {"gather"}, part, whole, when).wait(b.stream);
         expect_close(whole, expected, 0, "all_gather of " + shape.text() + " " + std::string(name_of(dtype)));
 
         const Tensor same = Tensor::zeros(b.stream, whole_shape, dtype);
         const Tensor own = same.row_range(comm.rank() * shape[0], shape[0]);
         for (Index i = 0; i < own.elements(); ++i) set_value(own, i, contract_value(comm.rank(), i));
-        comm.all_gather(b.stream, b.profiler, {"gather"}, own, same, when).wait(b.stream);
+        comm.all_gather(b.stream, {"gather"}, own, same, when).wait(b.stream);
         expect_close(same, expected, 0, "all_gather in place of " + shape.text() + " " + std::string(name_of(dtype)));
       }
     }
@@ -136,7 +135,7 @@ inline void contract_reduce_scatter(Communicator& comm) {
         const float* values = other.data<float>() + comm.rank() * rows * 3;
         for (std::size_t i = 0; i < expected.size(); ++i) expected[i] = rank == 0 ? values[i] : expected[i] + values[i];
       }
-      comm.reduce_scatter(b.stream, b.profiler, {"scatter"}, whole, part, in_place ? When::now : When::overlapped).wait(b.stream);
+      comm.reduce_scatter(b.stream, {"scatter"}, whole, part, in_place ? When::now : When::overlapped).wait(b.stream);
       expect_same_bits(part, tensor_of({rows, 3}, expected), "reduce_scatter adds in rank order");
     }
   }
@@ -181,11 +180,11 @@ inline void contract_all_to_all(Communicator& comm) {
           const auto shape = [&](Index rows) { return width == 1 ? Shape{rows} : Shape{rows, width}; };
           const Tensor in = contract_tensor(b.stream, shape(total(send)), dtype, comm.rank(), salt);
           const Tensor out = Tensor::zeros(b.stream, shape(total(receive)), dtype);
-          comm.all_to_all(b.stream, b.profiler, {"dispatch", 1}, in, send, out, receive, when).wait(b.stream);
+          comm.all_to_all(b.stream, {"dispatch", 1}, in, send, out, receive, when).wait(b.stream);
           expect_close(out, expected_rows(comm, width, salt), 0, "all_to_all");
 
           const Tensor back = Tensor::zeros(b.stream, in.shape(), dtype);
-          comm.all_to_all(b.stream, b.profiler, {"combine", 1}, out, receive, back, send, when).wait(b.stream);
+          comm.all_to_all(b.stream, {"combine", 1}, out, receive, back, send, when).wait(b.stream);
           expect_same_bits(back, in, "the transposed all_to_all gives the rows back");
         }
       }
@@ -202,7 +201,7 @@ inline void contract_one_rank_receives_all(Communicator& comm) {
     send[static_cast<std::size_t>(chosen)] = 6;
     const Tensor in = contract_tensor(b.stream, {6, 2}, DType::bf16, comm.rank());
     const Tensor out = Tensor::zeros(b.stream, {total(receive), 2}, DType::bf16);
-    comm.all_to_all(b.stream, b.profiler, {"dispatch"}, in, send, out, receive).wait(b.stream);
+    comm.all_to_all(b.stream, {"dispatch"}, in, send, out, receive).wait(b.stream);
     for (Index i = 0; i < out.elements(); ++i) {
       EXPECT_EQ(static_cast<float>(out.data<BFloat16>()[i]), contract_value(static_cast<int>(i / 12), i % 12)) << "element " << i;
     }
@@ -215,7 +214,7 @@ inline void contract_broadcast(Communicator& comm) {
     for (int root = 0; root < comm.size(); ++root) {
       for (const Shape shape : {Shape{}, Shape{0}, Shape{300}, Shape{3, 5}}) {
         const Tensor x = contract_tensor(b.stream, shape, dtype, comm.rank(), root);
-        comm.broadcast(b.stream, b.profiler, {"broadcast"}, x, root).wait(b.stream);
+        comm.broadcast(b.stream, {"broadcast"}, x, root).wait(b.stream);
         expect_same_bits(x, contract_tensor(b.stream, shape, dtype, root, root), "broadcast");
       }
     }
@@ -230,7 +229,7 @@ inline void contract_send_receive(Communicator& comm) {
     const auto rows = [&](int rank) { return step == 0 ? Index{4} : Index{rank} * 300; };
     const Tensor out = contract_tensor(b.stream, {rows(comm.rank()), 3}, DType::f32, comm.rank(), step);
     const Tensor in = Tensor::zeros(b.stream, {rows(from), 3});
-    comm.send_receive(b.stream, b.profiler, {"ring"}, out, to, in, from).wait(b.stream);
+    comm.send_receive(b.stream, {"ring"}, out, to, in, from).wait(b.stream);
     expect_same_bits(in, contract_tensor(b.stream, {rows(from), 3}, DType::f32, from, step), "send_receive");
   }
 }
@@ -241,7 +240,7 @@ inline void contract_works_in_any_order(Communicator& comm) {
   const auto posted = [&](int salt, const Tensor& out) {
     const auto send = counts_from(comm, comm.rank(), salt);
     const Tensor in = contract_tensor(b.stream, {total(send), 4}, DType::f32, comm.rank(), salt);
-    return comm.all_to_all(b.stream, b.profiler, {"dispatch", salt}, in, send, out, counts_to(comm, comm.rank(), salt));
+    return comm.all_to_all(b.stream, {"dispatch", salt}, in, send, out, counts_to(comm, comm.rank(), salt));
   };
   const auto room = [&](int salt) { return Tensor::zeros(b.stream, {total(counts_to(comm, comm.rank(), salt)), 4}); };
   for (const bool dropped : {false, true}) {
@@ -251,9 +250,9 @@ inline void contract_works_in_any_order(Communicator& comm) {
     const Tensor parts = Tensor::zeros(b.stream, {comm.size() * 2}, DType::i32);
     {
       Work one = posted(3, first);
-      Work reduce = comm.all_reduce(b.stream, b.profiler, {"reduce"}, sum);
+      Work reduce = comm.all_reduce(b.stream, {"reduce"}, sum);
       Work two = posted(50, second);
-      Work gather = comm.all_gather(b.stream, b.profiler, {"gather"}, contract_tensor(b.stream, {2}, DType::i32, comm.rank()), parts);
+      Work gather = comm.all_gather(b.stream, {"gather"}, contract_tensor(b.stream, {2}, DType::i32, comm.rank()), parts);
       comm.progress();
       if (!dropped) {
         two.wait(b.stream);
@@ -297,11 +296,10 @@ inline void contract_split(Communicator& comm) {
   const Tensor gathered = Tensor::zeros(b.stream, {group->size(), 3}, DType::bf16);
   const Tensor own = contract_tensor(b.stream, {5}, DType::f32, comm.rank());
   {
-    Work outer = comm.all_reduce(b.stream, b.profiler, {"reduce"}, everywhere);
-    Work inner = group->all_reduce(b.stream, b.profiler, {"reduce"}, inside);
-    Work gather =
-        group->all_gather(b.stream, b.profiler, {"gather"}, contract_tensor(b.stream, {1, 3}, DType::bf16, comm.rank()), gathered);
-    alone->all_reduce(b.stream, b.profiler, {"reduce"}, own).wait(b.stream);
+    Work outer = comm.all_reduce(b.stream, {"reduce"}, everywhere);
+    Work inner = group->all_reduce(b.stream, {"reduce"}, inside);
+    Work gather = group->all_gather(b.stream, {"gather"}, contract_tensor(b.stream, {1, 3}, DType::bf16, comm.rank()), gathered);
+    alone->all_reduce(b.stream, {"reduce"}, own).wait(b.stream);
     gather.wait(b.stream);
     outer.wait(b.stream);
     inner.wait(b.stream);
@@ -324,7 +322,7 @@ inline void contract_split(Communicator& comm) {
   const auto deeper = group->split(0, group->rank(), "world/parity/again");
   EXPECT_EQ(deeper->size(), group->size());
   EXPECT_EQ(deeper->world_ranks()[0], group->world_ranks()[0]);
-  deeper->barrier(b.profiler, {"barrier"});
+  deeper->barrier({"barrier"});
 }
 
 /// Every rank passes something wrong; nothing is sent, so the communicator works on.
@@ -339,60 +337,73 @@ inline void contract_wrong_shapes_throw(Communicator& comm) {
   unequal_self[static_cast<std::size_t>(comm.rank())] = 2;
   const std::vector<Index> too_many(static_cast<std::size_t>(n) + 1, 1);
   const std::vector<std::function<Work()>> wrong = {
-      [&] { return comm.all_reduce(b.stream, b.profiler, {"x"}, zeros({3}, DType::bf16)); },
-      [&] { return comm.all_reduce(b.stream, b.profiler, {"x"}, zeros({3}, DType::i32)); },
-      [&] { return comm.all_reduce(b.stream, b.profiler, {"x"}, Tensor()); },
-      [&] { return comm.all_gather(b.stream, b.profiler, {"x"}, zeros({3}), zeros({3 * n + 1})); },
+      [&] { return comm.all_reduce(b.stream, {"x"}, zeros({3}, DType::bf16)); },
+      [&] { return comm.all_reduce(b.stream, {"x"}, zeros({3}, DType::i32)); },
+      [&] { return comm.all_reduce(b.stream, {"x"}, Tensor()); },
+      [&] { return comm.all_gather(b.stream, {"x"}, zeros({3}), zeros({3 * n + 1})); },
       [&] {
-        return comm.all_gather(b.stream, b.profiler, {"x"}, zeros({3, 2}), zeros({3 * n, 4}));
+        return comm.all_gather(b.stream, {"x"}, zeros({3, 2}), zeros({3 * n, 4}));
       },
-      [&] { return comm.all_gather(b.stream, b.profiler, {"x"}, zeros({3}), zeros({3 * n}, DType::bf16)); },
+      [&] { return comm.all_gather(b.stream, {"x"}, zeros({3}), zeros({3 * n}, DType::bf16)); },
       [&] {
         const Tensor whole = zeros({4 * n});  // a range of the whole, but not this rank's
-        return comm.all_gather(b.stream, b.profiler, {"x"}, whole.flat_range(n == 1 ? 1 : (comm.rank() + 1) % n * 4, {n == 1 ? 3 : 4}),
-                               whole);
+        return comm.all_gather(b.stream, {"x"}, whole.flat_range(n == 1 ? 1 : (comm.rank() + 1) % n * 4, {n == 1 ? 3 : 4}), whole);
       },
-      [&] { return comm.reduce_scatter(b.stream, b.profiler, {"x"}, zeros({3 * n + 2}), zeros({3})); },
-      [&] { return comm.reduce_scatter(b.stream, b.profiler, {"x"}, zeros({3 * n}, DType::f64), zeros({3}, DType::f64)); },
+      [&] { return comm.reduce_scatter(b.stream, {"x"}, zeros({3 * n + 2}), zeros({3})); },
+      [&] { return comm.reduce_scatter(b.stream, {"x"}, zeros({3 * n}, DType::f64), zeros({3}, DType::f64)); },
       [&] {
-        return comm.all_to_all(b.stream, b.profiler, {"x"}, zeros({n, 2}), ones, zeros({n, 3}), ones);
-      },
-      [&] {
-        return comm.all_to_all(b.stream, b.profiler, {"x"}, zeros({n + 1, 2}), ones, zeros({n, 2}), ones);
+        return comm.all_to_all(b.stream, {"x"}, zeros({n, 2}), ones, zeros({n, 3}), ones);
       },
       [&] {
-        return comm.all_to_all(b.stream, b.profiler, {"x"}, zeros({n, 2}), ones, zeros({n + 1, 2}), ones);
+        return comm.all_to_all(b.stream, {"x"}, zeros({n + 1, 2}), ones, zeros({n, 2}), ones);
       },
       [&] {
-        return comm.all_to_all(b.stream, b.profiler, {"x"}, zeros({n, 2}), ones, zeros({n, 2}, DType::i32), ones);
+        return comm.all_to_all(b.stream, {"x"}, zeros({n, 2}), ones, zeros({n + 1, 2}), ones);
       },
-      [&] { return comm.all_to_all(b.stream, b.profiler, {"x"}, zeros({n + 1}), too_many, zeros({n}), ones); },
-      [&] { return comm.all_to_all(b.stream, b.profiler, {"x"}, zeros({n - 2 < 0 ? 0 : n - 2}), negative, zeros({n}), ones); },
-      [&] { return comm.all_to_all(b.stream, b.profiler, {"x"}, zeros({n + 1}), unequal_self, zeros({n}), ones); },
+      [&] {
+        return comm.all_to_all(b.stream, {"x"}, zeros({n, 2}), ones, zeros({n, 2}, DType::i32), ones);
+      },
+      [&] { return comm.all_to_all(b.stream, {"x"}, zeros({n + 1}), too_many, zeros({n}), ones); },
+      [&] { return comm.all_to_all(b.stream, {"x"}, zeros({n - 2 < 0 ? 0 : n - 2}), negative, zeros({n}), ones); },
+      [&] { return comm.all_to_all(b.stream, {"x"}, zeros({n + 1}), unequal_self, zeros({n}), ones); },
       [&] {
         const Tensor same = zeros({n});
-        return comm.all_to_all(b.stream, b.profiler, {"x"}, same, ones, same, ones);
+        return comm.all_to_all(b.stream, {"x"}, same, ones, same, ones);
       },
-      [&] { return comm.broadcast(b.stream, b.profiler, {"x"}, zeros({2}), n); },
-      [&] { return comm.broadcast(b.stream, b.profiler, {"x"}, zeros({2}), -1); },
-      [&] { return comm.send_receive(b.stream, b.profiler, {"x"}, zeros({2}), n, zeros({2}), 0); },
-      [&] { return comm.send_receive(b.stream, b.profiler, {"x"}, zeros({2}), comm.rank(), zeros({3}), comm.rank()); },
+      [&] { return comm.broadcast(b.stream, {"x"}, zeros({2}), n); },
+      [&] { return comm.broadcast(b.stream, {"x"}, zeros({2}), -1); },
+      [&] { return comm.send_receive(b.stream, {"x"}, zeros({2}), n, zeros({2}), 0); },
+      [&] { return comm.send_receive(b.stream, {"x"}, zeros({2}), comm.rank(), zeros({3}), comm.rank()); },
       [&] {
-        return comm.send_receive(b.stream, b.profiler, {"x"}, zeros({2, 2}), comm.rank(), zeros({2, 1}), comm.rank());
+        return comm.send_receive(b.stream, {"x"}, zeros({2, 2}), comm.rank(), zeros({2, 1}), comm.rank());
       },
   };
+  const std::size_t recorded = comm.log().records().size();
   for (std::size_t i = 0; i < wrong.size(); ++i) EXPECT_THROW(wrong[i]().wait(b.stream), Error) << "call " << i;
   EXPECT_THROW((void)comm.split(-1, 0, "none"), Error);
-  EXPECT_TRUE(b.profiler.take().transfers.empty()) << "a refused call is not recorded";
+  EXPECT_EQ(comm.log().records().size(), recorded) << "a rejected call is not recorded";
   const Tensor x = contract_tensor(b.stream, {3}, DType::i64, comm.rank());
-  comm.all_reduce(b.stream, b.profiler, {"x"}, x, Reduce::max).wait(b.stream);
+  comm.all_reduce(b.stream, {"x"}, x, Reduce::max).wait(b.stream);
   double largest = contract_value(0, 1);
   for (int rank = 1; rank < n; ++rank) largest = std::max(largest, contract_value(rank, 1));
   EXPECT_EQ(static_cast<double>(x.data<std::int64_t>()[1]), largest);
 }
 
-/// Calls, bytes by node and times, under the label's text.
-inline void contract_profile(Communicator& comm) {
+/// The records of the calls that `body` makes.
+template <class Body>
+std::vector<CollectiveRecord> recorded(Communicator& comm, const Body& body) {
+  const auto before = comm.log().records();
+  const std::uint64_t first = before.empty() ? 0 : before.back().id + 1;
+  body();
+  std::vector<CollectiveRecord> result;
+  for (CollectiveRecord& record : comm.log().records()) {
+    if (record.id >= first) result.push_back(std::move(record));
+  }
+  return result;
+}
+
+/// One record per call: label, bytes by node and by peer, times.
+inline void contract_records(Communicator& comm) {
   Bench b;
   const int n = comm.size();
   const auto me = static_cast<std::size_t>(comm.rank());
@@ -404,33 +415,177 @@ inline void contract_profile(Communicator& comm) {
   const std::vector<Index> twos(static_cast<std::size_t>(n), 2);
   const Tensor in = contract_tensor(b.stream, {2 * n, 5}, DType::bf16, comm.rank());
   const Tensor out = Tensor::zeros(b.stream, {2 * n, 5}, DType::bf16);
-  for (int call = 0; call < 3; ++call) comm.all_to_all(b.stream, b.profiler, {"dispatch", 3}, in, twos, out, twos).wait(b.stream);
-  const Tensor x = Tensor::zeros(b.stream, {4 * n}, DType::f64);
-  comm.all_reduce(b.stream, b.profiler, {"totals"}, x, Reduce::sum, When::now).wait(b.stream);
   const Tensor part = Tensor::zeros(b.stream, {7});
-  comm.all_gather(b.stream, b.profiler, {"weights"}, part, Tensor::zeros(b.stream, {7 * n})).wait(b.stream);
-  comm.reduce_scatter(b.stream, b.profiler, {"gradients"}, Tensor::zeros(b.stream, {7 * n}), part).wait(b.stream);
-  comm.broadcast(b.stream, b.profiler, {"seed"}, part, n - 1).wait(b.stream);
-  comm.barrier(b.profiler, {"meet"});
-  auto totals = b.profiler.take().transfers;
-  const auto expect = [&](const std::string& label, Index calls, Index bytes_within, Index bytes_between) {
-    ASSERT_TRUE(totals.contains(label)) << label;
-    const TransferTotals& found = totals[label];
-    EXPECT_EQ(found.calls, calls) << label;
-    EXPECT_EQ(found.bytes_within, bytes_within) << label;
-    EXPECT_EQ(found.bytes_between, bytes_between) << label;
-    EXPECT_GT(found.seconds, 0) << label;
-    EXPECT_GT(found.exposed_seconds, 0) << label;
-    EXPECT_LE(found.exposed_seconds, found.seconds * 1.5 + 1e-3) << label;
+  const Tensor in_ring = Tensor::zeros(b.stream, {3});
+  const int next = (comm.rank() + 1) % n;
+  const int previous = (comm.rank() - 1 + n) % n;
+  const auto records = recorded(comm, [&] {
+    comm.all_to_all(b.stream, {"dispatch", 3}, in, twos, out, twos).wait(b.stream);
+    comm.all_reduce(b.stream, {"totals"}, Tensor::zeros(b.stream, {4 * n}, DType::f64), Reduce::sum, When::now).wait(b.stream);
+    comm.all_gather(b.stream, {"weights", Label::kHead}, part, Tensor::zeros(b.stream, {7 * n})).wait(b.stream);
+    comm.reduce_scatter(b.stream, {"gradients", Label::kEmbedding}, Tensor::zeros(b.stream, {7 * n}), part).wait(b.stream);
+    comm.broadcast(b.stream, {"seed"}, part, n - 1).wait(b.stream);
+    comm.send_receive(b.stream, {"ring"}, Tensor::zeros(b.stream, {3}), next, in_ring, previous).wait(b.stream);
+    comm.barrier({"barrier"});
+  });
+  const auto expect = [&](std::size_t i, const std::string& label, const std::string& op, Index bytes_within, Index bytes_between) {
+    ASSERT_LT(i, records.size());
+    const CollectiveRecord& record = records[i];
+    EXPECT_EQ(record.label.text(), label);
+    EXPECT_EQ(record.op, op);
+    EXPECT_EQ(record.bytes_within, bytes_within) << label;
+    EXPECT_EQ(record.bytes_between, bytes_between) << label;
+    EXPECT_EQ(record.state(), CollectiveState::complete) << label;
+    EXPECT_GT(record.seconds(), 0) << label;
+    EXPECT_GT(record.exposed_seconds(), 0) << label;
+    EXPECT_EQ(comm.log().groups()[static_cast<std::size_t>(record.group)].members,
+              std::vector<int>(comm.world_ranks().begin(), comm.world_ranks().end()));
   };
-  expect("layer.3.dispatch", 3, 3 * 2 * 5 * 2 * within, 3 * 2 * 5 * 2 * between);
-  expect("totals", 1, 2 * 4 * 8 * within, 2 * 4 * 8 * between);
-  expect("weights", 1, 28 * within, 28 * between);
-  expect("gradients", 1, 28 * within, 28 * between);
+  expect(0, "layer.3.dispatch", "all_to_all", 2 * 5 * 2 * within, 2 * 5 * 2 * between);
+  expect(1, "totals", "all_reduce", 2 * 4 * 8 * within, 2 * 4 * 8 * between);
+  expect(2, "head.weights", "all_gather", 28 * within, 28 * between);
+  expect(3, "embedding.gradients", "reduce_scatter", 28 * within, 28 * between);
   const bool root = comm.rank() == n - 1;
-  expect("seed", 1, root ? 28 * within : 0, root ? 28 * between : 0);
-  expect("meet", 1, 0, 0);
-  EXPECT_EQ(totals.size(), 6U);
+  expect(4, "seed", "broadcast", root ? 28 * within : 0, root ? 28 * between : 0);
+  const bool near = comm.nodes()[static_cast<std::size_t>(next)] == comm.nodes()[me];
+  const Index ring = next == comm.rank() ? 0 : 12;
+  expect(5, "ring", "send_receive", near ? ring : 0, near ? 0 : ring);
+  expect(6, "barrier", "barrier", 0, 0);
+  EXPECT_EQ(records.size(), 7U);
+
+  ASSERT_EQ(records[0].peers.size(), static_cast<std::size_t>(n));
+  for (int peer = 0; peer < n; ++peer) {
+    const PeerBytes& bytes = records[0].peers[static_cast<std::size_t>(peer)];
+    EXPECT_EQ(bytes.peer, peer);
+    EXPECT_EQ(bytes.sent, 20);
+    EXPECT_EQ(bytes.received, 20);
+  }
+  for (std::size_t i = 1; i < 5; ++i) EXPECT_TRUE(records[i].peers.empty());
+  Index sent = 0;
+  Index received = 0;
+  for (const PeerBytes& bytes : records[5].peers) {
+    EXPECT_TRUE(bytes.sent == 0 || bytes.peer == next);
+    EXPECT_TRUE(bytes.received == 0 || bytes.peer == previous);
+    sent += bytes.sent;
+    received += bytes.received;
+  }
+  EXPECT_EQ(sent, 12);
+  EXPECT_EQ(received, 12);
+}
+
+/// Peers without bytes have no entry, and each end counts what the other one does.
+inline void contract_peer_bytes_are_sparse(Communicator& comm) {
+  Bench b;
+  const auto send = counts_from(comm, comm.rank(), 3);
+  const auto receive = counts_to(comm, comm.rank(), 3);
+  const Tensor in = contract_tensor(b.stream, {total(send), 4}, DType::f32, comm.rank());
+  const Tensor out = Tensor::zeros(b.stream, {total(receive), 4});
+  const auto records = recorded(comm, [&] { comm.all_to_all(b.stream, {"dispatch"}, in, send, out, receive).wait(b.stream); });
+  ASSERT_EQ(records.size(), 1U);
+  std::size_t entries = 0;
+  for (int peer = 0; peer < comm.size(); ++peer) {
+    const auto at = static_cast<std::size_t>(peer);
+    if (send[at] == 0 && receive[at] == 0) continue;
+    ASSERT_LT(entries, records[0].peers.size());
+    EXPECT_EQ(records[0].peers[entries].peer, peer);
+    EXPECT_EQ(records[0].peers[entries].sent, send[at] * 16);
+    EXPECT_EQ(records[0].peers[entries].received, receive[at] * 16);
+    ++entries;
+  }
+  EXPECT_EQ(records[0].peers.size(), entries);
+}
+
+/// Three tensors of different dtypes in one operation, over several runs per pair of ranks that arrive in another order than they left,
+/// with gaps in both; one record with the bytes of all three.
+inline void contract_parts_and_runs(Communicator& comm) {
+  Bench b;
+  const int n = comm.size();
+  constexpr Index kRuns = 3;
+  // Run r of the pair (from, to) has this many rows; some are empty, some long enough to be a message of its own.
+  const auto rows = [](int from, int to, Index run) { return (from * 3 + to + run * 2) % 4 == 1 ? Index{0} : from + 2 * to + run + 1; };
+  std::vector<RowRun> send;
+  Index leaving = 1;  // the first row stays
+  for (int to = n - 1; to >= 0; --to) {
+    for (Index run = 0; run < kRuns; ++run) {
+      send.push_back({to, leaving, rows(comm.rank(), to, run)});
+      leaving += rows(comm.rank(), to, run) + 1;  // a gap
+    }
+  }
+  std::vector<RowRun> receive;  // run after run, and within it rank after rank
+  Index arriving = 2;
+  for (Index run = 0; run < kRuns; ++run) {
+    for (int from = 0; from < n; ++from) {
+      receive.push_back({from, arriving, rows(from, comm.rank(), run)});
+      arriving += rows(from, comm.rank(), run);
+    }
+  }
+  for (const Index width : {Index{3}, Index{9000}}) {
+    for (const When when : kEveryWhen) {
+      std::vector<AllToAllPart> parts;
+      for (const auto& [dtype, columns] :
+           {std::pair{DType::bf16, width}, std::pair{DType::f32, Index{1}}, std::pair{DType::i64, Index{2}}}) {
+        const auto shape = [&](Index length) { return columns == 1 ? Shape{length} : Shape{length, columns}; };
+        const int salt = static_cast<int>(dtype);
+        const Tensor out(b.stream, shape(arriving + 1), dtype);
+        for (Index i = 0; i < out.elements(); ++i) set_value(out, i, -99);
+        parts.push_back({contract_tensor(b.stream, shape(leaving), dtype, comm.rank(), salt), out});
+      }
+      const auto records = recorded(comm, [&] { comm.all_to_all(b.stream, {"dispatch"}, parts, send, receive, when).wait(b.stream); });
+      ASSERT_EQ(records.size(), 1U) << "one operation";
+      Index bytes = 0;
+      for (const RowRun& run : send) bytes += run.peer == comm.rank() ? 0 : run.rows * (width * 2 + 4 + 16);
+      EXPECT_EQ(records[0].bytes(), bytes);
+      for (const auto& [in, out] : parts) {
+        const Index columns = row_elements(out);
+        const int salt = static_cast<int>(out.dtype());
+        std::vector<double> expected(static_cast<std::size_t>(out.elements()), -99);
+        for (const RowRun& run : receive) {
+          const Index index = (&run - receive.data()) / n;
+          Index first = 1;  // where the sender's run starts
+          for (int to = n - 1; to >= 0; --to) {
+            for (Index r = 0; r < kRuns; ++r) {
+              if (to == comm.rank() && r == index) {
+                for (Index i = 0; i < run.rows * columns; ++i)
+                  expected[static_cast<std::size_t>(run.first * columns + i)] = contract_value(run.peer, first * columns + i, salt);
+              }
+              first += rows(run.peer, to, r) + 1;
+            }
+          }
+        }
+        expect_close(out, expected, 0, "parts and runs, " + std::string(name_of(out.dtype())));
+      }
+    }
+  }
+}
+
+/// A work is done once every rank has posted it, whether or not anybody has waited; `then` and `all` follow theirs.
+inline void contract_done(Communicator& comm) {
+  Bench b;
+  const Tensor x = contract_tensor(b.stream, {100}, DType::f32, comm.rank());
+  const Tensor y = contract_tensor(b.stream, {100}, DType::f32, comm.rank());
+  bool called = false;
+  std::vector<Work> works;
+  works.push_back(comm.all_reduce(b.stream, {"reduce"}, x));
+  works.push_back(Work::then(b.stream, comm.all_reduce(b.stream, {"reduce"}, y),
+                             [&, only = std::make_unique<int>(7)](Stream&) { called = *only == 7; }));
+  works.emplace_back();
+  Work all = Work::all(std::move(works));
+  EXPECT_EQ(all.pending(), true);
+  const auto from = Clock::now();
+  while (!all.done() && seconds_between(from, Clock::now()) < 20) comm.progress();
+  EXPECT_TRUE(all.done());
+  EXPECT_FALSE(called) << "done does not wait";
+  comm.progress();
+  const auto records = comm.log().records();
+  for (std::size_t i = records.size() - 2; i < records.size(); ++i) {
+    EXPECT_EQ(records[i].state(), CollectiveState::complete) << "complete before anybody waited";
+    EXPECT_FALSE(records[i].wait.has_value() && comm.size() > 1);
+  }
+  all.wait(b.stream);
+  EXPECT_TRUE(called);
+  EXPECT_TRUE(all.done());
+  EXPECT_TRUE(Work().done());
+  expect_close(x, to_f64(y), 0, "both reductions");
 }
 
 inline const std::vector<ContractCase> kContract = {
@@ -445,7 +600,10 @@ inline const std::vector<ContractCase> kContract = {
     {"WorksInAnyOrder", contract_works_in_any_order},
     {"Split", contract_split},
     {"WrongShapesThrow", contract_wrong_shapes_throw},
-    {"Profile", contract_profile},
+    {"Records", contract_records},
+    {"PeerBytesAreSparse", contract_peer_bytes_are_sparse},
+    {"PartsAndRuns", contract_parts_and_runs},
+    {"Done", contract_done},
 };
 
 }  // namespace yard::test

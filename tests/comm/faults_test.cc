@@ -19,28 +19,27 @@ using testing::MatchesRegex;
 using testing::Not;
 
 /// What a `main` does around its work.
-void run_job(double watchdog_seconds, const std::function<void(Communicator&, Profiler&, Stream&)>& work) {
+void run_job(double watchdog_seconds, const std::function<void(Communicator&, Stream&)>& work) {
   int argc = 0;
   char** argv = nullptr;
-  FlightRecorder recorder;
+  EventLog log;
   int code = 0;
   {
-    MpiRuntime runtime(argc, argv, recorder);
+    MpiRuntime runtime(argc, argv, log);
     auto world = runtime.world();
-    const Watchdog watchdog(recorder, {.rank = world->rank(),
-                                       .ranks = world->size(),
-                                       .seconds = watchdog_seconds,
-                                       .folder = {},
-                                       .job = {},
-                                       .abort = [&] { runtime.abort(1); },
-                                       .exit = {},
-                                       .write = {}});
-    Profiler profiler;
+    const Watchdog watchdog(log, {.rank = world->rank(),
+                                  .ranks = world->size(),
+                                  .seconds = watchdog_seconds,
+                                  .folder = {},
+                                  .job = {},
+                                  .abort = [&] { runtime.abort(1); },
+                                  .exit = {},
+                                  .write = {}});
     Stream stream{Device{}};
     try {
-      work(*world, profiler, stream);
+      work(*world, stream);
     } catch (const AgreedError& error) {
-      if (error.speaks()) std::fprintf(stderr, "%s\n", error.what());
+      if (error.reports()) std::fprintf(stderr, "%s\n", error.what());
       code = error.exit_code();
     } catch (const std::exception& error) {
       report_and_abort(runtime, world->rank(), error);
@@ -52,71 +51,71 @@ void run_job(double watchdog_seconds, const std::function<void(Communicator&, Pr
 }
 
 TEST(FaultyJob, DISABLED_OneRankThrows) {
-  run_job(0, [](Communicator& world, Profiler& profiler, Stream& stream) {
+  run_job(0, [](Communicator& world, Stream& stream) {
     const Tensor x = Tensor::zeros(stream, {4});
-    Work work = world.all_reduce(stream, profiler, {"totals"}, x);
+    Work work = world.all_reduce(stream, {"totals"}, x);
     check(world.rank() != 1, "the disk of rank 1\nis full");
     work.wait(stream);
-    world.barrier(profiler, {"meet"});
+    world.barrier({"meet"});
   });
 }
 
 TEST(FaultyJob, DISABLED_OneRankIsGivenBadInput) {
-  run_job(0, [](Communicator& world, Profiler& profiler, Stream&) {
+  run_job(0, [](Communicator& world, Stream&) {
     check_input(world.rank() != 2, "data.train names no file");
-    world.barrier(profiler, {"meet"});
+    world.barrier({"meet"});
   });
 }
 
 TEST(FaultyJob, DISABLED_AllAgreeToLeave) {
-  run_job(0, [](Communicator& world, Profiler& profiler, Stream&) {
-    agree(world, profiler, [&] { check_input(world.rank() == 0, "rank ", world.rank(), " cannot read the token file"); });
+  run_job(0, [](Communicator& world, Stream&) {
+    agree(world, [&] { check_input(world.rank() == 0, "rank ", world.rank(), " cannot read the token file"); });
   });
 }
 
 TEST(FaultyJob, DISABLED_AllAgreeWithWorksUnderWay) {
-  run_job(0, [](Communicator& world, Profiler& profiler, Stream& stream) {
+  run_job(0, [](Communicator& world, Stream& stream) {
     const Tensor x = Tensor::zeros(stream, {1 << 16});
-    Work work = world.all_reduce(stream, profiler, {"totals"}, x);
+    Work work = world.all_reduce(stream, {"totals"}, x);
     throw AgreedError("the loss is not a number at step 3", 1, world.rank() == 0);
   });
 }
 
 TEST(FaultyJob, DISABLED_OneRankIsStopped) {
-  run_job(1, [](Communicator& world, Profiler& profiler, Stream& stream) {
+  run_job(1, [](Communicator& world, Stream& stream) {
     const Tensor x = Tensor::zeros(stream, {4});
-    world.all_reduce(stream, profiler, {"totals"}, x).wait(stream);
+    world.all_reduce(stream, {"totals"}, x).wait(stream);
     if (world.rank() == 1) raise(SIGSTOP);
-    world.all_reduce(stream, profiler, {"gradients", 2}, x).wait(stream);
+    world.all_reduce(stream, {"gradients", 2}, x).wait(stream);
   });
 }
 
 TEST(FaultyJob, DISABLED_OneRankComputesForEver) {
-  run_job(1, [](Communicator& world, Profiler& profiler, Stream& stream) {
+  run_job(1, [](Communicator& world, Stream& stream) {
     const auto group = world.split(world.rank() == 0 ? 0 : 1, 0, "world/expert");
     if (world.rank() == 2) std::this_thread::sleep_for(std::chrono::seconds(60));
     const Tensor x = Tensor::zeros(stream, {group->size()});
     const std::vector<Index> ones(static_cast<std::size_t>(group->size()), 1);
-    group->all_to_all(stream, profiler, {"dispatch", 5}, x, ones, x.clone(stream), ones).wait(stream);
-    world.barrier(profiler, {"meet"});
+    group->all_to_all(stream, {"dispatch", 5}, x, ones, x.clone(stream), ones).wait(stream);
+    world.barrier({"meet"});
   });
 }
 
 TEST(FaultyJob, DISABLED_OneRankIsKilled) {
-  run_job(30, [](Communicator& world, Profiler& profiler, Stream&) {
+  run_job(30, [](Communicator& world, Stream&) {
     if (world.rank() == 1) raise(SIGKILL);
-    world.barrier(profiler, {"meet"});
+    world.barrier({"meet"});
   });
 }
 
 TEST(FaultyJob, DISABLED_OneRankExpectsFewerRows) {
-  run_job(0, [](Communicator& world, Profiler& profiler, Stream& stream) {
+  run_job(0, [](Communicator& world, Stream& stream) {
     std::vector<Index> counts(static_cast<std::size_t>(world.size()), 0);
     const int other = world.rank() == 0 ? 1 : 0;
     if (world.rank() < 2) counts[static_cast<std::size_t>(other)] = world.rank() == 0 ? 3 : 2;
     const Tensor x = Tensor::zeros(stream, {world.rank() == 0 ? 3 : world.rank() == 1 ? 2 : 0, 8});
-    world.all_to_all(stream, profiler, {"dispatch", 0}, x, counts, x.clone(stream), counts).wait(stream);
-    world.barrier(profiler, {"meet"});
+    world.all_to_all(stream, {"dispatch", 0}, x, counts, x.clone(stream), counts).wait(stream);
+    world.barrier({"meet"});
   });
 }
 

@@ -159,7 +159,7 @@ TEST(FailedRun, AStoppedRankIsFoundByTheWatchdog) {
   EXPECT_THAT(ended.result.err,
               testing::ContainsRegex("watchdog: rank 0 has waited [0-9.]+ s in .*: rank 1 is missing .*run.watchdog_seconds is 3\n$"));
   EXPECT_TRUE(program.has("r/watchdog-rank-0.json"));
-  EXPECT_THAT(program.read("r/watchdog-rank-0.json"), HasSubstr("\"phase\""));
+  EXPECT_THAT(program.read("r/watchdog-rank-0.json"), HasSubstr("\"kind\""));
   EXPECT_THAT(program.read("r/watchdog-rank-0.json"), HasSubstr("\"layer\""));
 }
 

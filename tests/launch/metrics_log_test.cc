@@ -63,8 +63,7 @@ TEST(MetricsLog, WritesOneObjectALineWithTheNamesOfTheProto) {
   EXPECT_EQ(one["routing"], "natural");
   EXPECT_EQ(one["layers"][0]["tokens_per_expert"], nlohmann::json({4096, 0}));
   EXPECT_EQ(one["layers"][0]["max_over_mean"], 2);
-  for (const char* name : {"calls", "bytes_within", "bytes_between", "seconds", "exposed_seconds", "hidden_seconds", "wire_seconds",
-                           "waiting_seconds", "slowest_rank"}) {
+  for (const char* name : {"calls", "bytes_within", "bytes_between", "seconds", "exposed_seconds", "hidden_seconds", "slowest_rank"}) {
     EXPECT_TRUE(one["communication"][0].contains(name)) << name;
   }
   EXPECT_EQ(one["communication"][0]["bytes_within"].get<double>(), 5e10);

@@ -64,8 +64,9 @@ TEST(ModuleTree, ReadsTheSameNamesOnEveryShareOfTheExperts) {
     Rank rank(world);
     RunConfig resolved = alone.config();
     resolved.mutable_mesh()->set_expert(4);
-    Mesh mesh(std::move(rank.runtime.world), MeshShape{4, 1});
-    Model model = build_model(resolved, mesh, rank.runtime.stream(), DType::f32);
+    resolved.mutable_mesh()->set_data(1);
+    const auto mesh = rank.runtime.make_mesh(resolved.mesh());
+    Model model = build_model(resolved, *mesh, rank.runtime.stream(), DType::f32);
     model.visit([&](Index, Parameter& parameter) {
       for (const Slice& slice : parameter.slices) of_rank.at(static_cast<std::size_t>(world.rank())).insert(slice.name);
     });

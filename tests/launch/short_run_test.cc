@@ -109,8 +109,8 @@ void expect_fields(const std::vector<json>& metrics) {
       EXPECT_LE(layer["entropy"].get<double>(), std::log(4.0) + 1e-9);
     }
     for (const json& each : line["communication"]) {
-      for (const char* name : {"name", "calls", "bytes_within", "bytes_between", "seconds", "exposed_seconds", "hidden_seconds",
-                               "wire_seconds", "waiting_seconds", "slowest_rank"}) {
+      for (const char* name :
+           {"name", "calls", "bytes_within", "bytes_between", "seconds", "exposed_seconds", "hidden_seconds", "slowest_rank"}) {
         EXPECT_TRUE(each.contains(name)) << name;
       }
     }

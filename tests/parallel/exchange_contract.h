@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -12,17 +14,24 @@
 
 namespace yard::test {
 
-/// What every exchange promises, on any group of ranks; called by all of them.
+/// What every exchange promises, on any group of ranks; run by all of its ranks.
 class ExchangeContract {
  public:
-  using Make = std::function<std::unique_ptr<Exchange>(Communicator&, Index experts)>;
+  using Make = std::function<std::unique_ptr<Exchange>(Communicator&, Index experts, Index chunks)>;
   ExchangeContract(Communicator& group, Make make) : group_(group), make_(std::move(make)) {}
 
   void check_all() {
     for (const Case& c : cases()) {
-      for (const DType dtype : {DType::f32, DType::bf16}) check_case(c, dtype);
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        std::vector<Tensor> one_chunk;
+        for (Index chunks = 1; chunks <= c.local; ++chunks) {
+          const auto results = check_case(c, dtype, chunks);
+          if (chunks == 1) one_chunk = results;
+          for (std::size_t i = 0; i < results.size(); ++i) expect_same_bits(results[i], one_chunk[i], c.name + ", chunks");
+        }
+      }
     }
-    check_twice_the_row();
+    check_order();
   }
 
  private:
@@ -77,77 +86,99 @@ class ExchangeContract {
     return random_tensor({static_cast<Index>(slots)}, key_of(77, static_cast<std::uint64_t>(rank)));
   }
 
-  void check_case(const Case& c, DType dtype) {
-    const std::string what =
-        c.name + " " + std::string(name_of(dtype)) + ", rank " + std::to_string(group_.rank()) + " of " + std::to_string(group_.size());
+  /// Both directions on one plan. Returns what they combined: rows and scalars, forward and backward.
+  std::vector<Tensor> check_case(const Case& c, DType dtype, Index chunks) {
+    const std::string what = c.name + " " + std::string(name_of(dtype)) + ", " + std::to_string(chunks) + " chunks, rank " +
+                             std::to_string(group_.rank()) + " of " + std::to_string(group_.size());
     const Index experts = c.local * group_.size();
     const Slots mine = slots_of(c, group_.rank(), experts);
     const auto slots = static_cast<Index>(mine.expert.size());
     const Tensor weight = weights_of(mine.expert.size(), group_.rank());
-    const Routing routing{tensor_of({slots}, mine.token), tensor_of({slots}, mine.expert), weight, {}};
+    Routing routing;
+    routing.token = tensor_of({slots}, mine.token);
+    routing.expert = tensor_of({slots}, mine.expert);
+    routing.weight = weight;
     const Index tokens = c.tokens(group_.rank());
-    const Tensor x = rows_of(tokens, 1, group_.rank(), dtype);
     const Tensor key(cpu_, {tokens}, DType::i64);
     for (Index i = 0; i < tokens; ++i) key.data<std::int64_t>()[i] = 1000 * group_.rank() + i;
 
     const Tokens none;
     Context context{cpu_, profiler_, none};
-    const auto exchange = make_(group_, experts);
+    const auto exchange = make_(group_, experts, chunks);
     const auto plan = exchange->plan(context, routing, tokens);
-    Index next_expert = 0;
-    double sent_dot_y = 0;
-    double x_dot_home = 0;
-    const Tensor home = Tensor::zeros(cpu_, {tokens, kWidth});
-    const Tensor scalars = Tensor::zeros(cpu_, {slots});
-    std::vector<Work> returning;
-    for (Index piece = 0; piece < plan->pieces(); ++piece) {
-      Arriving arriving = exchange->send(context, "out", *plan, piece, x, weight, key);
-      arriving.work.wait(cpu_);
-      EXPECT_EQ(plan->first_expert(piece), next_expert) << what;
-      const Expected expected =
-          arrivals(c, experts, group_.rank() * c.local + next_expert, static_cast<Index>(plan->rows_per_expert(piece).size()), dtype);
-      next_expert += static_cast<Index>(plan->rows_per_expert(piece).size());
-      EXPECT_EQ(std::vector<Index>(plan->rows_per_expert(piece).begin(), plan->rows_per_expert(piece).end()), expected.counts) << what;
-      // In expert order, inside an expert in the order of the tokens everywhere; moved, not computed: bit for bit.
-      EXPECT_EQ(to_f64(arriving.rows), expected.rows) << what;
-      EXPECT_EQ(to_f64(arriving.weight), expected.weight) << what;
-      EXPECT_EQ(to_f64(arriving.key), expected.key) << what;
-
-      const Tensor back = rows_of(arriving.rows.length(), 2, group_.rank(), dtype);
-      const Tensor of_row = random_tensor({arriving.rows.length()}, 3);
-      for (Index i = 0; i < of_row.elements(); ++i) of_row.data<float>()[i] = arriving.weight.data<float>()[i] * 2;
-      const auto sent = to_f64(arriving.rows);
-      const auto y = to_f64(back);
-      for (std::size_t i = 0; i < sent.size(); ++i) sent_dot_y += sent[i] * y[i];
-      returning.push_back(exchange->home(context, "back", *plan, piece, back, of_row, home, scalars));
+    EXPECT_EQ(plan->chunks(), chunks) << what;
+    std::vector<Tensor> results;
+    for (const auto direction : {Exchange::Direction::forward, Exchange::Direction::backward}) {
+      const bool forward = direction == Exchange::Direction::forward;
+      const std::uint64_t seed = forward ? 1 : 5;
+      const Tensor x = rows_of(tokens, seed, group_.rank(), dtype);
+      double sent_dot_returned = 0;
+      std::vector<Work> returning;
+      for (Index i = 0; i < chunks; ++i) {
+        const Index chunk = forward ? i : chunks - 1 - i;  // backward takes the chunks in reverse
+        Dispatched arrived = exchange->dispatch(context, direction, *plan, chunk, x, forward ? weight : Tensor(), forward ? key : Tensor());
+        arrived.work.wait(cpu_);
+        const auto rows_per_expert = plan->rows_per_expert(chunk);
+        const Expected expected = arrivals(c, experts, group_.rank() * c.local + plan->first_expert(chunk),
+                                           static_cast<Index>(rows_per_expert.size()), dtype, seed);
+        EXPECT_EQ(std::vector<Index>(rows_per_expert.begin(), rows_per_expert.end()), expected.counts) << what;
+        // In expert order, within an expert in global token order; moved, not computed: bitwise.
+        EXPECT_EQ(to_f64(arrived.rows), expected.rows) << what;
+        if (forward) {
+          EXPECT_EQ(to_f64(arrived.weight), expected.weight) << what;
+          EXPECT_EQ(to_f64(arrived.key), expected.key) << what;
+        } else {
+          EXPECT_FALSE(arrived.weight.defined() || arrived.key.defined()) << what;
+        }
+        // What this rank's experts make of their rows depends on the expert and the row alone, not on the chunk.
+        Tensor result(cpu_, arrived.rows.shape(), dtype);
+        const Tensor scalar(cpu_, {arrived.rows.length()});
+        const auto sent = to_f64(arrived.rows);
+        for (std::size_t at = 0; at < sent.size(); ++at) {
+          const double value = 3 * sent[at] + 0.25;
+          with_float_type(dtype, [&](auto type) { result.data<decltype(type)>()[at] = static_cast<float>(value); });
+        }
+        for (Index row = 0; row < scalar.elements(); ++row)
+          scalar.data<float>()[row] = 2 * static_cast<float>(sent[static_cast<std::size_t>(row * kWidth)]);
+        const auto returned = to_f64(result);
+        for (std::size_t at = 0; at < sent.size(); ++at) sent_dot_returned += sent[at] * returned[at];
+        returning.push_back(exchange->return_rows(context, direction, *plan, chunk, result, scalar));
+      }
+      Work::all(std::move(returning)).wait(cpu_);
+      const Tensor combined = Tensor::zeros(cpu_, {tokens, kWidth});
+      const Tensor scalars = Tensor::zeros(cpu_, {slots});
+      exchange->combine(context, *plan, combined, scalars);
+      const auto y = to_f64(combined);
+      const auto left = to_f64(x);
+      double x_dot_combined = 0;
+      for (std::size_t i = 0; i < left.size(); ++i) x_dot_combined += left[i] * y[i];
+      const Tensor sums = Tensor::of<double>(cpu_, {2}, std::vector<double>{sent_dot_returned, x_dot_combined});
+      group_.all_reduce(cpu_, {"test"}, sums, Reduce::sum, When::now).wait(cpu_);
+      EXPECT_NEAR(sums.values<double>()[0], sums.values<double>()[1], 1e-5 * std::max(1.0, std::abs(sums.values<double>()[0])))
+          << what << ": <dispatch(x), y> must equal <x, combine(y)>";
+      for (Index slot = 0; slot < slots; ++slot) {  // each slot's own scalar; an unused slot stays zero
+        const bool used = mine.expert[static_cast<std::size_t>(slot)] >= 0;
+        const auto first = static_cast<std::size_t>(mine.token[static_cast<std::size_t>(slot)] * kWidth);
+        EXPECT_EQ(scalars.data<float>()[slot], used ? 2 * static_cast<float>(left[first]) : 0.0F) << what << ", slot " << slot;
+      }
+      results.push_back(combined);
+      results.push_back(scalars);
     }
-    for (Work& work : returning) work.wait(cpu_);
-    EXPECT_EQ(next_expert, c.local) << what;
-    const auto came_home = to_f64(home);
-    const auto left = to_f64(x);
-    for (std::size_t i = 0; i < left.size(); ++i) x_dot_home += left[i] * came_home[i];
-    const Tensor sums = Tensor::of<double>(cpu_, {2}, std::vector<double>{sent_dot_y, x_dot_home});
-    group_.all_reduce(cpu_, profiler_, {"test"}, sums, Reduce::sum, When::now).wait(cpu_);
-    EXPECT_NEAR(sums.values<double>()[0], sums.values<double>()[1], 1e-5 * std::max(1.0, std::abs(sums.values<double>()[0])))
-        << what << ": <send(x), y> must equal <x, home(y)>";
-    for (Index slot = 0; slot < slots; ++slot) {  // each slot's own scalar; an unused slot stays zero
-      const bool used = mine.expert[static_cast<std::size_t>(slot)] >= 0;
-      EXPECT_EQ(scalars.data<float>()[slot], used ? 2 * weight.data<float>()[slot] : 0.0F) << what << ", slot " << slot;
-    }
+    return results;
   }
 
   struct Expected {
     std::vector<Index> counts;
     std::vector<double> rows, weight, key;
   };
-  /// What arrives for experts [first, first + count) of all, by the definition.
-  Expected arrivals(const Case& c, Index experts, Index first, Index count, DType dtype) const {
+  /// What arrives for experts [first, first + count) of all, by definition.
+  Expected arrivals(const Case& c, Index experts, Index first, Index count, DType dtype, std::uint64_t seed) const {
     Expected expected;
     for (Index expert = first; expert < first + count; ++expert) {
       Index rows = 0;
       for (int source = 0; source < group_.size(); ++source) {
         const Slots slots = slots_of(c, source, experts);
-        const auto x = to_f64(rows_of(c.tokens(source), 1, source, dtype));
+        const auto x = to_f64(rows_of(c.tokens(source), seed, source, dtype));
         const auto weight = to_f64(weights_of(slots.expert.size(), source));
         for (std::size_t slot = 0; slot < slots.expert.size(); ++slot) {
           if (slots.expert[slot] != expert) continue;
@@ -163,38 +194,69 @@ class ExchangeContract {
     return expected;
   }
 
-  /// Rows that go out and come home untouched arrive once for each choice of their token, added to what was there.
-  void check_twice_the_row() {
-    for (const Index k : {1, 2, 5}) {
-      const Index tokens = 8;
-      const Index experts = 2 * group_.size();
-      std::vector<int> token;
-      std::vector<int> expert;
-      for (Index n = 0; n < tokens; ++n) {
-        for (Index j = 0; j < k; ++j) {
-          token.push_back(static_cast<int>(n));
-          expert.push_back(static_cast<int>((n + j + group_.rank()) % experts));
-        }
+  /// Combine adds the rows of a token in slot order, in f32, and the sum to what is in y, whatever the number of chunks: values of which no
+  /// two orders give the same sum.
+  void check_order() {
+    const Index local = 3;
+    const Index experts = local * group_.size();
+    const Index tokens = 40;
+    const Index k = 5;
+    std::vector<int> token;
+    std::vector<int> expert;
+    for (Index n = 0; n < tokens; ++n) {
+      for (Index j = 0; j < k; ++j) {
+        token.push_back(static_cast<int>(n));
+        expert.push_back(static_cast<int>((n * 7 + j * j * 5 + group_.rank()) % experts));  // in no order
       }
-      const Routing routing{tensor_of({tokens * k}, token), tensor_of({tokens * k}, expert), Tensor::zeros(cpu_, {tokens * k}), {}};
+    }
+    Routing routing;
+    routing.token = tensor_of({tokens * k}, token);
+    routing.expert = tensor_of({tokens * k}, expert);
+    routing.weight = Tensor::zeros(cpu_, {tokens * k});
+    const auto value = [](int of_expert, float row) {
+      return row * (of_expert % 2 == 0 ? 1e6F : 1.0F) * static_cast<float>(1 + of_expert);
+    };
+    const Tensor x = rows_of(tokens, 9, group_.rank(), DType::f32);
+    const Tensor start = rows_of(tokens, 10, group_.rank(), DType::f32);
+    std::vector<float> expected(static_cast<std::size_t>(tokens * kWidth));
+    std::vector<float> reversed = expected;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const auto n = i / static_cast<std::size_t>(kWidth);
+      std::vector<float> addends;  // rounded, so that no sum contracts with a product
+      for (std::size_t j = 0; j < static_cast<std::size_t>(k); ++j)
+        addends.push_back(value(expert[n * static_cast<std::size_t>(k) + j], x.data<float>()[i]));
+      const float sum = std::accumulate(addends.begin(), addends.end(), 0.0F);
+      const float backwards = std::accumulate(addends.rbegin(), addends.rend(), 0.0F);
+      expected[i] = start.data<float>()[i] + sum;
+      reversed[i] = start.data<float>()[i] + backwards;
+    }
+    EXPECT_NE(expected, reversed) << "these values show the order";
+    for (Index chunks = 1; chunks <= local; ++chunks) {
       const Tokens none;
       Context context{cpu_, profiler_, none};
-      const auto exchange = make_(group_, experts);
+      const auto exchange = make_(group_, experts, chunks);
       const auto plan = exchange->plan(context, routing, tokens);
-      const Tensor x = rows_of(tokens, 9, group_.rank(), DType::f32);
-      const Tensor y = rows_of(tokens, 10, group_.rank(), DType::f32);
-      auto expected = to_f64(y);
-      for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += static_cast<double>(k) * to_f64(x)[i];
+      const Tensor y(cpu_, start.shape());
+      std::copy_n(start.data<float>(), start.elements(), y.data<float>());
+      constexpr auto kForward = Exchange::Direction::forward;
       std::vector<Work> returning;
-      for (Index piece = 0; piece < plan->pieces(); ++piece) {
-        Arriving arriving = exchange->send(context, "out", *plan, piece, x, {}, {});
-        arriving.work.wait(cpu_);
-        EXPECT_FALSE(arriving.weight.defined());
-        EXPECT_FALSE(arriving.key.defined());
-        returning.push_back(exchange->home(context, "back", *plan, piece, arriving.rows, {}, y, {}));
+      for (Index chunk = 0; chunk < chunks; ++chunk) {
+        Dispatched arrived = exchange->dispatch(context, kForward, *plan, chunk, x, {}, {});
+        arrived.work.wait(cpu_);
+        const Tensor rows(cpu_, arrived.rows.shape());
+        Index at = 0;
+        auto of_expert = static_cast<int>(group_.rank() * local + plan->first_expert(chunk));
+        for (const Index count : plan->rows_per_expert(chunk)) {
+          for (const Index end = at + count * kWidth; at < end; ++at)
+            rows.data<float>()[at] = value(of_expert, arrived.rows.data<float>()[at]);
+          ++of_expert;
+        }
+        returning.push_back(exchange->return_rows(context, kForward, *plan, chunk, rows, {}));
       }
-      for (Work& work : returning) work.wait(cpu_);
-      expect_close(y, expected, 1e-6, "k " + std::to_string(k));
+      // The last chunk's rows may come first.
+      for (auto work = returning.rbegin(); work != returning.rend(); ++work) work->wait(cpu_);
+      exchange->combine(context, *plan, y, {});
+      expect_same_bits(y, tensor_of({tokens, kWidth}, expected), "slot order, " + std::to_string(chunks) + " chunks");
     }
   }
 

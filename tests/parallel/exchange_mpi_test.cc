@@ -6,8 +6,8 @@ namespace yard {
 namespace {
 
 TEST(MpiExchange, KeepsTheContract) {
-  test::ExchangeContract(test::world(), [](Communicator& group, Index experts) {
-    return std::make_unique<DirectExchange>(group, experts, 0);
+  test::ExchangeContract(test::world(), [](Communicator& group, Index experts, Index chunks) {
+    return std::make_unique<DirectExchange>(group, experts, chunks, 0);
   }).check_all();
 }
 

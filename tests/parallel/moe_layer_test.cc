@@ -52,7 +52,7 @@ MoeLayer make_layer(const Case& c, const ModelShape& model, Communicator& group,
   MoeLayer::Parts parts;
   place.name = "model.layers.0.block_sparse_moe.";
   parts.router = std::make_unique<SoftmaxTopK>(place, settings);
-  parts.exchange = std::make_unique<DirectExchange>(group, c.experts, 0);
+  parts.exchange = std::make_unique<DirectExchange>(group, c.experts, 1, 0);
   parts.experts = make_experts(model, 0, 0, c.experts);
   if (c.shared > 0) {
     parts.shared = std::make_unique<SharedExperts>(make_dense_bank(model, 0, c.shared, place.name + "shared_experts."),
@@ -66,7 +66,7 @@ TEST(MoeLayer, IsTheLoopForwardAndBackward) {
   for (const Case& c : cases()) {
     SCOPED_TRACE(c.name);
     const ModelShape model = shape_of(c);
-    FlightRecorder records;
+    EventLog records;
     const auto self = make_self(records);
     const auto report = std::make_shared<RouterReport>(cpu(), c.experts);
     MoeLayer layer = make_layer(c, model, *self, report);
@@ -138,13 +138,13 @@ class Copying final : public Router {
 
 TEST(MoeLayer, PassesTokensOnThemselvesWhereARouterSaysSo) {
   const ModelShape model = shape_of({"", 2, 1, 0, false, false, 0});
-  FlightRecorder records;
+  EventLog records;
   const auto self = make_self(records);
   MoeLayer::Parts parts;
   auto router = std::make_unique<Copying>();
   const Copying& seen = *router;
   parts.router = std::move(router);
-  parts.exchange = std::make_unique<DirectExchange>(*self, 2, 0);
+  parts.exchange = std::make_unique<DirectExchange>(*self, 2, 1, 0);
   parts.experts = make_experts(model, 0, 0, 2);
   parts.report = std::make_shared<RouterReport>(cpu(), 2);
   MoeLayer layer(std::move(parts));

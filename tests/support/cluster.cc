@@ -35,7 +35,7 @@ void TrainerRig::make(const RunConfig& unresolved, std::shared_ptr<const TokenSt
   config_.mutable_mesh()->set_expert(shape.expert);
   config_.mutable_mesh()->set_data(shape.data);
   config_ = resolve(config_, shape.ranks());
-  mesh_ = std::make_unique<Mesh>(std::move(rank_.runtime.world), shape);
+  mesh_ = rank_.runtime.make_mesh(config_.mesh());
   const DType compute = config_.run().precision() == RunConfig::Precision::bf16 ? DType::bf16 : DType::f32;
   trainer_ = std::make_unique<Trainer>(rank_.runtime, *mesh_, config_, compute, std::move(data), -1, std::move(hooks), routers);
 }

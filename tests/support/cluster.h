@@ -24,6 +24,8 @@ class TrainerRig {
   Trainer& operator*() noexcept { return *trainer_; }
   Trainer* operator->() noexcept { return trainer_.get(); }
   Mesh& mesh() noexcept { return *mesh_; }
+  RankRuntime& runtime() noexcept { return rank_.runtime; }
+  const RunConfig& config() const noexcept { return config_; }  // resolved
   /// The values of the parameters that this rank holds, by their logical names.
   std::map<std::string, std::vector<double>> values();
 

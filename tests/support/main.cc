@@ -38,21 +38,21 @@ class FailurePrinter final : public testing::EmptyTestEventListener {
 
 /// Runs the tests on every rank; the exit code is the largest of all.
 int run_over_mpi(int& argc, char**& argv) {
-  FlightRecorder recorder;
-  runtime_slot() = std::make_unique<MpiRuntime>(argc, argv, recorder);
+  EventLog log;
+  runtime_slot() = std::make_unique<MpiRuntime>(argc, argv, log);
   int code = 1;
   try {
     world_slot() = runtime_slot()->world();
     Communicator& world = *world_slot();
     // A test that leaves early on one rank would leave the others in a collective for ever.
-    const Watchdog watchdog(recorder, {.rank = world.rank(),
-                                       .ranks = world.size(),
-                                       .seconds = 60,
-                                       .folder = {},
-                                       .job = {},
-                                       .abort = [] { runtime().abort(1); },
-                                       .exit = {},
-                                       .write = {}});
+    const Watchdog watchdog(log, {.rank = world.rank(),
+                                  .ranks = world.size(),
+                                  .seconds = 60,
+                                  .folder = {},
+                                  .job = {},
+                                  .abort = [] { runtime().abort(1); },
+                                  .exit = {},
+                                  .write = {}});
     if (world.rank() != 0) {
       auto& listeners = testing::UnitTest::GetInstance()->listeners();
       delete listeners.Release(listeners.default_result_printer());
@@ -61,9 +61,8 @@ int run_over_mpi(int& argc, char**& argv) {
     }
     code = RUN_ALL_TESTS();
     Stream stream{Device{}};
-    Profiler profiler;
     const Tensor largest = Tensor::of<std::int64_t>(stream, {1}, std::vector<std::int64_t>{code});
-    world.all_reduce(stream, profiler, {"exit code"}, largest, Reduce::max, When::now).wait(stream);
+    world.all_reduce(stream, {"exit code"}, largest, Reduce::max, When::now).wait(stream);
     code = static_cast<int>(largest.data<std::int64_t>()[0]);
   } catch (const std::exception& error) {
     report_and_abort(runtime(), world_slot() ? world_slot()->rank() : 0, error);

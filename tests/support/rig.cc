@@ -39,7 +39,7 @@ Index targets_of(const Tokens& tokens) {
 }
 
 Rig::Rig(const RunConfig& unresolved, DType compute, const RouterTable& routers) : config_(resolve(unresolved, 1)) {
-  mesh_ = std::make_unique<Mesh>(std::move(rank_.runtime.world), MeshShape{});
+  mesh_ = rank_.runtime.make_mesh(config_.mesh());
   model_ = build_model(config_, *mesh_, rank_.runtime.stream(), compute, routers);
   model_.allocate(rank_.runtime.stream(), *mesh_, true);
   model_.parameters->initialise(rank_.runtime.stream(), config_.init().seed());

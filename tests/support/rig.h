@@ -20,10 +20,11 @@ Tokens batch_of(const Tensor& ids, const Tensor& targets = {});
 
 /// A rank with everything that a command makes first.
 struct Rank {
-  Rank() : records(), runtime(records, make_self(records)) {}
+  Rank() : control(make_self(log, "control")), runtime(*control) {}
   /// A rank of a local world.
-  explicit Rank(Communicator& world) : records(), runtime(records, world.split(0, world.rank(), "run")) {}
-  FlightRecorder records;
+  explicit Rank(Communicator& world) : control(world.split(0, world.rank(), "control")), runtime(*control) {}
+  EventLog log;  // of a rank alone
+  std::unique_ptr<Communicator> control;
   RankRuntime runtime;
 };
 

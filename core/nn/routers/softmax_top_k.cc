@@ -11,6 +11,9 @@
 namespace yard {
 namespace {
 
+YARD_PHASE kForward{"router.forward"};
+YARD_PHASE kBackward{"router.backward"};
+
 Parameter gate_matrix(const RouterPlace& place) {
   Parameter gate = Parameter::whole(place.name + "gate.weight", {place.experts, place.width}, Init::normal(place.deviation));
   gate.full_precision = true;
@@ -31,7 +34,7 @@ std::uint64_t SoftmaxTopK::noise_key(const Context& context, std::string_view wh
 }
 
 Routing SoftmaxTopK::forward(Context& context, const Tensor& x, Tape& tape, RouterReport& report) {
-  const Span span(context.profiler, "router.forward");
+  const Span span(context.profiler, kForward);
   Stream& stream = context.stream;
   const Tokens& tokens = context.tokens;
   const bool training = context.training();
@@ -101,7 +104,7 @@ Tensor SoftmaxTopK::balance_coefficients(Context& context, const Tensor& counts_
 }
 
 Tensor SoftmaxTopK::backward(Context& context, const Tensor& dweight, const Tensor& /*dself*/, Tape& tape) {
-  const Span span(context.profiler, "router.backward");
+  const Span span(context.profiler, kBackward);
   Stream& stream = context.stream;
   const auto saved = tape.pop<Saved>();
   const Tensor dlogits = ops::choice_weights_backward(stream, dweight.reshaped(saved.choice.shape()), saved.p, saved.choice, saved.weight,
