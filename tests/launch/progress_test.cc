@@ -93,6 +93,7 @@ TEST(Progress, IsPlainLinesWhereThereIsNoTerminal) {
 }
 
 TEST(Progress, IsOneLineThatReplacesItselfOnATerminal) {
+  if (const std::string reason = test::why_no_pseudo_terminal(); !reason.empty()) GTEST_SKIP() << reason;
   const test::TemporaryFolder folder;
   const FakeTerminal terminal(80);
   RunLog log(terminal.descriptor());
@@ -119,6 +120,7 @@ TEST(Progress, IsOneLineThatReplacesItselfOnATerminal) {
 }
 
 TEST(Progress, FitsTheWidthOfTheTerminal) {
+  if (const std::string reason = test::why_no_pseudo_terminal(); !reason.empty()) GTEST_SKIP() << reason;
   const FakeTerminal terminal(40);
   RunLog log(terminal.descriptor());
   Progress progress(log, 30, 29, 10);

@@ -85,7 +85,11 @@ TEST(RunAgain, LinesArePlainWhereMpirunDoesNotWriteToATerminal) {
   EXPECT_THAT(plain.out, Not(HasSubstr("\x1b")));
   EXPECT_THAT(plain.out, HasSubstr("step 4/4"));
   EXPECT_THAT(plain.out, Not(HasSubstr("\r")));
-  // And on a terminal there is a status line.
+}
+
+TEST(RunAgain, AStatusLineIsShownWhereMpirunWritesToATerminal) {
+  if (const std::string reason = test::why_no_pseudo_terminal(); !reason.empty()) GTEST_SKIP() << reason;
+  const Program program;
   const auto line = program.line("train --config c --run-dir t", 2);
   const auto shown = test::run_command("script -qec \"" + line + "\" /dev/null");
   EXPECT_EQ(shown.code, 0) << shown.err;

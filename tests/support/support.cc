@@ -1,10 +1,13 @@
 #include "tests/support/support.h"
 
+#include <pty.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -138,6 +141,16 @@ TemporaryFolder::TemporaryFolder() {
 TemporaryFolder::~TemporaryFolder() {
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
+}
+
+std::string why_no_pseudo_terminal() {
+  int controller = -1, terminal = -1;
+  if (::openpty(&controller, &terminal, nullptr, nullptr, nullptr) != 0) {
+    return std::string("no pseudo-terminal can be opened here (is /dev/pts mounted?): ") + std::strerror(errno);
+  }
+  ::close(controller);
+  ::close(terminal);
+  return {};
 }
 
 CommandResult run_command(const std::string& command) {

@@ -51,6 +51,9 @@ class TemporaryFolder {
   std::string path_;
 };
 
+/// Why no pseudo-terminal can be opened here, as in a container without /dev/pts; empty where one can. For GTEST_SKIP.
+std::string why_no_pseudo_terminal();
+
 /// Runs a shell command; what it wrote to stdout and stderr, and its exit code.
 struct CommandResult {
   int code = 0;
