@@ -71,6 +71,37 @@ function(yard_library name)
   target_precompile_headers(${name} PRIVATE ${yard_common_headers})
 endfunction()
 
+# yard_table(target FOLDER folder SUFFIX suffix TYPE type HEADER header FUNCTION function): generates `std::vector<type> function()` from the
+# names of a folder's .cc files. NAME.cc defines `type NAME<suffix>()`; the header declares the type and the function. A file is all that an
+# entry needs: no list to edit, and no initialisers of static objects, which a linker drops from libraries.
+function(yard_table target)
+  cmake_parse_arguments(table "" "FOLDER;SUFFIX;TYPE;HEADER;FUNCTION" "" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${table_FOLDER}/*.cc)
+  set(declarations "")
+  set(entries "")
+  foreach(source ${sources})
+    cmake_path(GET source STEM name)
+    string(APPEND declarations "${table_TYPE} ${name}${table_SUFFIX}();\n")
+    string(APPEND entries "      ${name}${table_SUFFIX}(),\n")
+  endforeach()
+  set(output ${PROJECT_BINARY_DIR}/${table_FOLDER}/${table_FUNCTION}.cc)
+  file(CONFIGURE OUTPUT ${output} @ONLY CONTENT
+"// Generated from the names of the files in @table_FOLDER@.
+#include \"@table_HEADER@\"
+
+namespace yard {
+
+@declarations@
+std::vector<@table_TYPE@> @table_FUNCTION@() {
+  return {
+@entries@  };
+}
+
+}  // namespace yard
+")
+  target_sources(${target} PRIVATE ${output})
+endfunction()
+
 # yard_protos(name files...): messages, generated so that "proto/config.proto" is included as "proto/config.pb.h" from anywhere.
 # Not protobuf_generate: it writes to the build folder's top, where no include from the root finds it.
 function(yard_protos name)

@@ -2,7 +2,7 @@
 
 #include "core/nn/routers/softmax_top_k.h"
 #include "launch/model_from_config.h"
-#include "parallel/exchange/direct.h"
+#include "parallel/exchange/exchange.h"
 #include "parallel/moe_layer.h"
 
 namespace yard {
@@ -95,7 +95,8 @@ std::unique_ptr<Module> build_moe_layer(const RunConfig& config, Mesh& mesh, Str
   MoeLayer::Parts parts;
   parts.router = make_router->second(place, config, sum);
   model.sees_later_tokens = model.sees_later_tokens || parts.router->sees_later_tokens();
-  parts.exchange = std::make_unique<DirectExchange>(group, shape.experts, config.exchange().chunks(), static_cast<int>(layer));
+  parts.exchange =
+      find_exchange(config.exchange().algorithm()).make(group, shape.experts, config.exchange().chunks(), static_cast<int>(layer));
   const Index local = shape.experts / group.size();
   parts.experts = make_experts(shape, layer, local * group.rank(), local);
   if (shape.shared_hidden > 0) {

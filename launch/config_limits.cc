@@ -151,10 +151,6 @@ void check_available(const RunConfig& config) {
               ", but splitting matrices over ranks does not exist yet: it must be 1; mesh.expert and mesh.data spread the model");
   check_input(config.mesh().pipeline() == 1, "mesh.pipeline is ", config.mesh().pipeline(),
               ", but splitting layers over ranks does not exist yet: it must be 1; mesh.expert and mesh.data spread the model");
-  const auto algorithm = config.exchange().algorithm();
-  check_input(algorithm == RunConfig::Algorithm::auto_ || algorithm == RunConfig::Algorithm::direct, "exchange.algorithm is ",
-              word(algorithm, RunConfig::Algorithm::Value_Name<RunConfig::Algorithm::Value>),
-              ", but only 'direct' exists so far: take 'direct' or 'auto'");
 }
 
 }  // namespace yard

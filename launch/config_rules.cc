@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "launch/config_fields.h"
 #include "launch/config_limits.h"
+#include "parallel/exchange/exchange.h"
 
 namespace yard {
 
@@ -112,7 +113,13 @@ void resolve_router(RunConfig& config, Int ranks) {
               ", but must divide the sequences that a rank holds in a micro-step, ", held, ": it may be ", divisors(held));
 }
 
-void check_exchange(const RunConfig& config) {
+void resolve_exchange(RunConfig& config) {
+  std::vector<std::string> names = {"auto"};
+  for (const ExchangeKind& kind : exchange_table()) names.emplace_back(kind.name);
+  const std::string& algorithm = config.exchange().algorithm();
+  check_input(std::find(names.begin(), names.end(), algorithm) != names.end(), "exchange.algorithm is '", algorithm,
+              "', which this build does not have: it must be ", listed(names, "or"), suggestion(algorithm, names));
+  if (algorithm == "auto") config.mutable_exchange()->set_algorithm("direct");
   const Int local = config.model().experts() / config.mesh().expert();
   const Int chunks = config.exchange().chunks();
   check_input(chunks <= local, "exchange.chunks is ", chunks, ", but a rank has ", local, local == 1 ? " expert" : " experts",
@@ -171,7 +178,7 @@ RunConfig resolve(RunConfig config, int ranks) {
   resolve_attention(*config.mutable_model(), config.data().length());
   resolve_experts(*config.mutable_model());
   resolve_router(config, ranks);
-  check_exchange(config);
+  resolve_exchange(config);
   check_rows(config, ranks);
   resolve_optimizer(config);
   check_input(
@@ -181,7 +188,6 @@ RunConfig resolve(RunConfig config, int ranks) {
               " ranks, but ranks on GPUs cannot exchange rows yet: take one rank, or run.device=cpu");
   if (config.run().communication() == RunConfig::Communication::auto_)
     config.mutable_run()->set_communication(RunConfig::Communication::mpi);
-  if (config.exchange().algorithm() == RunConfig::Algorithm::auto_) config.mutable_exchange()->set_algorithm(RunConfig::Algorithm::direct);
   return config;
 }
 

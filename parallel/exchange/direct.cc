@@ -1,5 +1,3 @@
-#include "parallel/exchange/direct.h"
-
 #include <algorithm>
 #include <array>
 #include <numeric>
@@ -8,6 +6,7 @@
 
 #include "core/ops/permute.h"
 #include "core/ops/routing.h"
+#include "parallel/exchange/exchange.h"
 
 namespace yard {
 namespace {
@@ -22,13 +21,30 @@ YARD_COLLECTIVE kCombine{"combine"};
 YARD_COLLECTIVE kDispatchBackward{"dispatch.backward"};
 YARD_COLLECTIVE kCombineBackward{"combine.backward"};
 
+/// One all-to-all per chunk among the ranks of an expert group: every row goes straight to the owner of its expert. In a group of one rank
+/// nothing is sent and rows are only sorted.
+class DirectExchange final : public Exchange {
+ public:
+  /// Rank r of the group owns experts [r * local, (r + 1) * local), exchanged in `chunks` sets of consecutive ones.
+  DirectExchange(Communicator& group, Index experts, Index chunks, int layer);
+  std::unique_ptr<ExchangePlan> plan(Context&, const Routing&, Index tokens) override;
+  Dispatched dispatch(Context&, Direction, ExchangePlan&, Index chunk, const Tensor& x, const Tensor& weight, const Tensor& key) override;
+  Work return_rows(Context&, Direction, ExchangePlan&, Index chunk, const Tensor& rows, const Tensor& scalar) override;
+  void combine(Context&, ExchangePlan&, const Tensor& y, const Tensor& slot_scalar) override;
+
+ private:
+  class Plan;
+  void wait_for_counts(Context&, Plan&) const;
+  Communicator& group_;
+  Index experts_, local_, chunks_;
+  int layer_;
+};
+
 /// An uninitialised tensor of `rows` rows like those of another.
 Tensor rows_like(Stream& stream, const Tensor& like, Index rows) {
   std::array<Index, 2> extents = {rows, like.shape().rank() > 1 ? like.cols() : 0};
   return {stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(like.shape().rank()))), like.dtype()};
 }
-
-}  // namespace
 
 /// Slots are in token order; rows leave in the order of by_expert, sorted by expert and therefore by owner; rows arrive grouped by local
 /// expert, and within an expert by source rank, which is global token order.
@@ -127,15 +143,11 @@ std::unique_ptr<ExchangePlan> DirectExchange::plan(Context& context, const Routi
   return plan;
 }
 
-namespace {
-
 std::vector<Index> differences(std::span<const std::int32_t> offsets) {
   std::vector<Index> result;
   for (std::size_t i = 1; i < offsets.size(); ++i) result.push_back(offsets[i] - offsets[i - 1]);
   return result;
 }
-
-}  // namespace
 
 /// Brings the counts to the host: the layer's one host wait.
 void DirectExchange::wait_for_counts(Context& context, Plan& plan) const {
@@ -231,5 +243,13 @@ void DirectExchange::combine(Context& context, ExchangePlan& any_plan, const Ten
   const Tensor scalars = std::exchange(plan.returned_scalar, {});
   if (scalars.defined()) ops::scatter_values(stream, scalars, plan.by_expert.order.row_range(0, plan.leaving_rows()), slot_scalar);
 }
+
+std::unique_ptr<Exchange> make(Communicator& group, Index experts, Index chunks, int layer) {
+  return std::make_unique<DirectExchange>(group, experts, chunks, layer);
+}
+
+}  // namespace
+
+ExchangeKind direct_exchange() { return {"direct", make}; }
 
 }  // namespace yard

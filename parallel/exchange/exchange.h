@@ -2,6 +2,8 @@
 
 #include <memory>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include "comm/communicator.h"
 #include "core/nn/routers/router.h"
@@ -53,5 +55,21 @@ class Exchange {
   ///                                                          y: (N, C) f32  slot_scalar: (S) f32, zero where a slot is unused, or empty
   virtual void combine(Context&, ExchangePlan&, const Tensor& y, const Tensor& slot_scalar) = 0;
 };
+
+/// An exchange algorithm as exchange.algorithm names it. Each file NAME.cc of this folder defines one: `ExchangeKind NAME_exchange()`.
+struct ExchangeKind {
+  std::string_view name;
+  /// For a layer's experts [0, experts) over the ranks of a group, in `chunks` chunks. Throws InputError for numbers that do not fit.
+  std::unique_ptr<Exchange> (*make)(Communicator& group, Index experts, Index chunks, int layer);
+};
+/// Every algorithm of this build, in alphabetical order; generated from the names of the folder's files.
+std::vector<ExchangeKind> exchange_table();
+/// The algorithm of that name. Throws Error if there is none: names are validated when a configuration is resolved.
+inline ExchangeKind find_exchange(std::string_view name) {
+  for (const ExchangeKind& kind : exchange_table()) {
+    if (kind.name == name) return kind;
+  }
+  fail("there is no exchange algorithm '", name, "'");
+}
 
 }  // namespace yard

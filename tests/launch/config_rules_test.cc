@@ -48,7 +48,7 @@ TEST(Resolve, FillsWhatDependsOnOtherFields) {
   EXPECT_EQ(config.run().device(), RunConfig::Device::auto_) << "until the run knows its machine";
   EXPECT_EQ(config.run().communication(), RunConfig::Communication::mpi);
   EXPECT_EQ(config.run().precision(), RunConfig::Precision::auto_);
-  EXPECT_EQ(config.exchange().algorithm(), RunConfig::Algorithm::direct);
+  EXPECT_EQ(config.exchange().algorithm(), "direct");
 }
 
 TEST(Resolve, KeepsWhatIsGiven) {
@@ -159,8 +159,8 @@ TEST(Resolve, RefusesRunsThatCannotBe) {
       {"run { device: cuda }", {"run.device is 'cuda'", "no CUDA backend"}},
       {"run { communication: nccl }", {"run.communication is 'nccl'", "'mpi'"}},
       {"run { communication: staged }", {"run.communication is 'staged'", "'mpi'"}},
-      {"exchange { algorithm: pairwise }", {"exchange.algorithm is 'pairwise'", "'direct'"}},
-      {"exchange { algorithm: two_level }", {"exchange.algorithm is 'two_level'", "'direct'"}},
+      {"exchange { algorithm: pairwise }", {"exchange.algorithm is 'pairwise'", "must be auto or direct"}},
+      {"exchange { algorithm: dirct }", {"exchange.algorithm is 'dirct'", "did you mean 'direct'?"}},
       {"exchange { chunks: 9 }", {"exchange.chunks is 9", "from 1 to 8"}},
       {"exchange { chunks: 0 }", {"exchange.chunks is 0", "at least 1"}},
       {"losses { balance: -1 }", {"losses.balance is -1", "at least 0"}},

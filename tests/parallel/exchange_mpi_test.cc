@@ -1,4 +1,3 @@
-#include "parallel/exchange/direct.h"
 #include "tests/parallel/exchange_contract.h"
 #include "tests/support/mpi_world.h"
 
@@ -7,7 +6,7 @@ namespace {
 
 TEST(MpiExchange, KeepsTheContract) {
   test::ExchangeContract(test::world(), [](Communicator& group, Index experts, Index chunks) {
-    return std::make_unique<DirectExchange>(group, experts, chunks, 0);
+    return find_exchange("direct").make(group, experts, chunks, 0);
   }).check_all();
 }
 

@@ -1,12 +1,11 @@
 #include "comm/local.h"
-#include "parallel/exchange/direct.h"
 #include "tests/parallel/exchange_contract.h"
 
 namespace yard {
 namespace {
 
 std::unique_ptr<Exchange> direct(Communicator& group, Index experts, Index chunks) {
-  return std::make_unique<DirectExchange>(group, experts, chunks, 0);
+  return find_exchange("direct").make(group, experts, chunks, 0);
 }
 
 class LocalExchange : public testing::TestWithParam<int> {};
@@ -36,7 +35,7 @@ TEST(DirectExchange, RecordsOneCollectivePerChunkAndDirection) {
     Profiler profiler;
     const Tokens none;
     Context context{stream, profiler, none};
-    const auto exchange = std::make_unique<DirectExchange>(world, 4, 2, 7);
+    const auto exchange = find_exchange("direct").make(world, 4, 2, 7);
     Routing routing;
     routing.token = test::tensor_of({4}, std::vector<int>{0, 0, 1, 1});
     routing.expert = test::tensor_of({4}, std::vector<int>{0, 3, 1, 2});

@@ -3,7 +3,6 @@
 #include "comm/local.h"
 #include "core/nn/routers/softmax_top_k.h"
 #include "core/nn/transformer.h"
-#include "parallel/exchange/direct.h"
 #include "tests/support/layer_rig.h"
 #include "tests/support/loops.h"
 
@@ -52,7 +51,7 @@ MoeLayer make_layer(const Case& c, const ModelShape& model, Communicator& group,
   MoeLayer::Parts parts;
   place.name = "model.layers.0.block_sparse_moe.";
   parts.router = std::make_unique<SoftmaxTopK>(place, settings);
-  parts.exchange = std::make_unique<DirectExchange>(group, c.experts, 1, 0);
+  parts.exchange = find_exchange("direct").make(group, c.experts, 1, 0);
   parts.experts = make_experts(model, 0, 0, c.experts);
   if (c.shared > 0) {
     parts.shared = std::make_unique<SharedExperts>(make_dense_bank(model, 0, c.shared, place.name + "shared_experts."),
@@ -144,7 +143,7 @@ TEST(MoeLayer, PassesTokensOnThemselvesWhereARouterSaysSo) {
   auto router = std::make_unique<Copying>();
   const Copying& seen = *router;
   parts.router = std::move(router);
-  parts.exchange = std::make_unique<DirectExchange>(*self, 2, 1, 0);
+  parts.exchange = find_exchange("direct").make(*self, 2, 1, 0);
   parts.experts = make_experts(model, 0, 0, 2);
   parts.report = std::make_shared<RouterReport>(cpu(), 2);
   MoeLayer layer(std::move(parts));
