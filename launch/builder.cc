@@ -1,5 +1,6 @@
 #include "launch/builder.h"
 
+#include "comm/local.h"
 #include "core/nn/routers/softmax_top_k.h"
 #include "launch/model_from_config.h"
 #include "parallel/exchange/exchange.h"
@@ -72,7 +73,11 @@ void Model::allocate(Stream& stream, Mesh& mesh, bool train) {
 
 std::unique_ptr<Module> build_moe_layer(const RunConfig& config, Mesh& mesh, Stream& stream, Index layer, Model& model,
                                         const RouterTable& routers) {
-  const ModelShape shape = shape_from_config(config);
+  const ModelSettings settings = model_from_config(config);
+  const MoeSettings* const found = settings.layer(layer).moe();
+  check(found != nullptr, "layer ", layer, " is not a Mixture-of-Experts layer");
+  const MoeSettings& moe = *found;
+  const ModulePlace at(settings, layer);
   const std::string& kind = config.model().router().kind();
   const auto make_router = routers.find(kind);
   check_input(make_router != routers.end(), "model.router.kind '", kind, "' is not known; this build has ", kinds_of(routers));
@@ -84,38 +89,49 @@ std::unique_ptr<Module> build_moe_layer(const RunConfig& config, Mesh& mesh, Str
   RouterPlace place;
   place.layer = layer;
   place.moe_layer = static_cast<Index>(model.reports.size());
-  place.moe_layers = shape.moe_layers();
-  place.width = shape.width;
-  place.experts = shape.experts;
-  place.top_k = shape.top_k;
-  place.deviation = shape.deviation;
+  place.moe_layers = settings.moe_layers();
+  place.width = settings.width;
+  place.experts = moe.experts;
+  place.top_k = moe.top_k;
+  place.deviation = settings.deviation;
   place.name = prefix;
-  model.reports.push_back(std::make_shared<RouterReport>(stream, shape.experts));
+  model.reports.push_back(std::make_shared<RouterReport>(stream, moe.experts));
 
   MoeLayer::Parts parts;
   parts.router = make_router->second(place, config, sum);
   model.sees_later_tokens = model.sees_later_tokens || parts.router->sees_later_tokens();
   parts.exchange =
-      find_exchange(config.exchange().algorithm()).make(group, shape.experts, config.exchange().chunks(), static_cast<int>(layer));
-  const Index local = shape.experts / group.size();
-  parts.experts = make_experts(shape, layer, local * group.rank(), local);
-  if (shape.shared_hidden > 0) {
-    parts.shared =
-        std::make_unique<SharedExperts>(make_dense_bank(shape, layer, shape.shared_hidden, prefix + "shared_experts."),
-                                        shape.shared_gate ? prefix + "shared_expert_gate.weight" : "", shape.width, shape.deviation);
+      find_exchange(config.exchange().algorithm()).make(group, moe.experts, config.exchange().chunks(), static_cast<int>(layer));
+  const Index local = moe.experts / group.size();
+  parts.experts = make_experts(moe, at, local * group.rank(), local);
+  parts.expert_count = moe.experts;
+  if (moe.shared) {
+    parts.shared = std::make_unique<SharedExperts>(make_dense_bank(*moe.shared, at, prefix + "shared_experts."),
+                                                   moe.shared_gate ? prefix + "shared_expert_gate.weight" : "", at);
   }
   parts.report = model.reports.back();
-  parts.keyed = shape.expert_dropout > 0;
+  parts.keyed = moe.expert.dropout > 0;
   return std::make_unique<MoeLayer>(std::move(parts));
 }
 
 Model build_model(const RunConfig& config, Mesh& mesh, Stream& stream, DType compute, const RouterTable& routers) {
-  const ModelShape shape = shape_from_config(config);
+  ModelSettings settings = model_from_config(config);
   Model model;
-  model.totals = std::make_unique<RoutingTotals>(stream, shape.moe_layers(), shape.experts);
+  model.totals = std::make_unique<RoutingTotals>(stream, settings.moe_layers(), config.model().experts());
   const auto make_moe = [&](Index layer) { return build_moe_layer(config, mesh, stream, layer, model, routers); };
-  model.transformer = std::make_unique<Transformer>(shape, compute, make_moe);
+  model.transformer = std::make_unique<Transformer>(std::move(settings), compute, make_moe);
   return model;
+}
+
+ModelCosts costs_of(const RunConfig& resolved, const RouterTable& routers) {
+  EventLog log;
+  const auto control = make_self(log, "control");
+  Mesh mesh(*control, make_self(log), {1, 1});
+  Stream stream{Device{}};
+  RunConfig alone = resolved;
+  alone.mutable_mesh()->set_expert(1);
+  alone.mutable_mesh()->set_data(1);
+  return build_model(alone, mesh, stream, DType::f32, routers).transformer->costs();
 }
 
 }  // namespace yard

@@ -36,6 +36,9 @@ struct Model {
 /// table does not know.
 Model build_model(const RunConfig& resolved, Mesh&, Stream&, DType compute, const RouterTable& routers = default_routers());
 
+/// The costs of a configuration's model, whose parameters get no memory. Throws InputError as build_model does.
+ModelCosts costs_of(const RunConfig& resolved, const RouterTable& routers = default_routers());
+
 /// One Mixture-of-Experts feed-forward of it, whose report becomes the model's next.
 std::unique_ptr<Module> build_moe_layer(const RunConfig& resolved, Mesh&, Stream&, Index layer, Model&,
                                         const RouterTable& routers = default_routers());

@@ -63,10 +63,8 @@ std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std
 }
 
 std::vector<double> Generator::run(std::vector<Line>& lines, Index longest, Index tokens) {
-  const ModelShape& shape = model_.shape();
-  const Index capacity = std::min(shape.positions, longest + tokens);
-  KeyValueCache cache(runtime_.stream(), shape.layers, static_cast<Index>(lines.size()), capacity,
-                      {shape.heads, shape.kv_heads, shape.head_width}, model_.compute());
+  const Index positions = model_.settings().positions;
+  KeyValueCache cache = model_.make_cache(runtime_.stream(), static_cast<Index>(lines.size()), std::min(positions, longest + tokens));
   std::vector<std::int32_t> before(lines.size(), 0);  // tokens of each line that the cache holds
   std::vector<double> seconds;
   Index fresh = longest;
@@ -80,7 +78,7 @@ std::vector<double> Generator::run(std::vector<Line>& lines, Index longest, Inde
       before[i] = static_cast<std::int32_t>(line.ids.size());
       const std::int32_t id = sample(logits.row_range(static_cast<Index>(i), 1).values<float>(), sampling_, line.number, line.ids.size());
       line.ids.push_back(id);
-      line.live = id != end_of_text_ && static_cast<Index>(line.ids.size()) < shape.positions;
+      line.live = id != end_of_text_ && static_cast<Index>(line.ids.size()) < positions;
       live = live || line.live;
     }
     runtime_.stream().copy(cache.before().raw(), before.data(), cache.before().bytes());

@@ -1,11 +1,11 @@
 #pragma once
 
-#include "core/nn/model_shape.h"
+#include "core/nn/model_settings.h"
 #include "proto/config.pb.h"
 
 namespace yard {
 
-/// The small struct that the transformer is made from. Throws Error unless `resolved` has come out of resolve().
-ModelShape shape_from_config(const RunConfig& resolved);
+/// The settings that the transformer is made from, layer by layer. Throws Error unless `resolved` has come out of resolve().
+ModelSettings model_from_config(const RunConfig& resolved);
 
 }  // namespace yard

@@ -10,7 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include "core/nn/flops.h"
 #include "launch/model_from_config.h"
 
 namespace yard {
@@ -60,10 +59,10 @@ class Fields {
   std::vector<std::string_view> collectives_ = with_other(registered_collectives());
 };
 
-void add_layers(StepMetrics& metrics, const ModelShape& shape, const StepReport& report) {
+void add_layers(StepMetrics& metrics, const ModelSettings& model, const StepReport& report) {
   std::size_t moe_layer = 0;
-  for (Index layer = 0; layer < shape.layers && moe_layer < report.tokens_per_expert.size(); ++layer) {
-    if (!shape.is_moe(layer)) continue;
+  for (Index layer = 0; layer < model.depth() && moe_layer < report.tokens_per_expert.size(); ++layer) {
+    if (model.layer(layer).moe() == nullptr) continue;
     const auto& counts = report.tokens_per_expert[moe_layer++];
     const double total = static_cast<double>(std::accumulate(counts.begin(), counts.end(), Index{0}));
     LayerMetrics& out = *metrics.add_layers();
@@ -82,7 +81,7 @@ void add_layers(StepMetrics& metrics, const ModelShape& shape, const StepReport&
 
 }  // namespace
 
-StepMetrics step_metrics(RankRuntime& runtime, const RunConfig& config, const StepReport& report) {
+StepMetrics step_metrics(RankRuntime& runtime, const RunConfig& config, double flops, const StepReport& report) {
   const Fields fields;
   const auto width = static_cast<Index>(fields.size());
   const Tensor mine = Tensor::zeros(runtime.host, {1, width}, DType::f64);
@@ -114,14 +113,13 @@ StepMetrics step_metrics(RankRuntime& runtime, const RunConfig& config, const St
   const auto step_tokens = static_cast<double>(config.data().global_batch() * config.data().length());
   metrics.set_step_seconds(seconds);
   metrics.set_tokens_per_second(step_tokens / seconds);
-  const ModelShape shape = shape_from_config(config);
-  metrics.set_model_tflops(training_flops_per_token(shape, config.data().length()) * step_tokens / seconds / runtime.size * 1e-12);
+  metrics.set_model_tflops(flops * step_tokens / seconds / runtime.size * 1e-12);
   metrics.set_memory_bytes(largest(fields.memory()));
   metrics.set_dropped_fraction(report.dropped_fraction);
   for (const double fraction : report.dropped_by_quarter) metrics.add_dropped_by_quarter(fraction);
   metrics.set_routing(RunConfig::Routing::Value_Name(config.run().routing()));
   metrics.set_skipped_steps(static_cast<int>(report.skipped_steps));
-  add_layers(metrics, shape, report);
+  add_layers(metrics, model_from_config(config), report);
 
   for (std::size_t i = 0; i < fields.phases().size(); ++i) {
     const std::size_t field = fields.phase(i);

@@ -6,8 +6,8 @@
 namespace yard {
 
 /// A step's line of metrics.jsonl. Collective: phases and collectives of all ranks are compared in one gather of fixed size, so that
-/// logging cannot hang whatever each rank has recorded (law 14).
-StepMetrics step_metrics(RankRuntime&, const RunConfig&, const StepReport&);
+/// logging cannot hang whatever each rank has recorded (law 14). `flops`: model FLOPs of training on one token.
+StepMetrics step_metrics(RankRuntime&, const RunConfig&, double flops, const StepReport&);
 
 /// Bytes of memory that this process holds now.
 double resident_bytes();

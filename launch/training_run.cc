@@ -19,7 +19,6 @@
 #include "launch/environment.h"
 #include "launch/memory_table.h"
 #include "launch/metrics_log.h"
-#include "launch/model_from_config.h"
 #include "launch/probe.h"
 #include "launch/progress.h"
 #include "launch/run_directory.h"
@@ -141,6 +140,7 @@ class Run {
       if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
       trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_,
                                            tokenizer_->end_of_text(), probe_ ? probe_->hooks() : TrainHooks());
+      costs_ = trainer_->model().transformer->costs();
     });
     if (validation_data_) {
       const Index sequences = std::max<Index>(1, config_.data().global_batch() / config_.data().accumulate() / mesh_->size());
@@ -168,7 +168,7 @@ class Run {
     log_.file_line(environment_block(facts));
     log_.line(fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, runtime_.gpu ? facts.device : facts.processor,
                           threads_, threads_ == 1 ? "" : "s"));
-    log_.line(model_summary(shape_from_config(config_)));
+    log_.line(model_summary(costs_, config_));
     if (trainer_->model().sees_later_tokens) {
       log_.line("training sees later tokens: what becomes of a token depends on some after it; validation and generation are without that");
     }
@@ -213,7 +213,7 @@ class Run {
     const StepReport report = trainer_->step();
     if (!report.skipped.empty())
       log_.line(fmt::format("step {}: {}; this update is skipped, {} so far", report.step, report.skipped, report.skipped_steps));
-    StepMetrics metrics = step_metrics(runtime_, config_, report);
+    StepMetrics metrics = step_metrics(runtime_, config_, costs_.training_flops_per_token(config_.data().length()), report);
     const bool last = report.step == steps;
     if (validation_ && (last || (config_.run().validate_every() > 0 && report.step % config_.run().validate_every() == 0))) {
       const Evaluation evaluation = trainer_->validate(*validation_, *tokenizer_);
@@ -228,8 +228,7 @@ class Run {
     }
     progress.step(report.step, report.loss, metrics.tokens_per_second(), metrics.step_seconds());
     if (!memory_shown_) {
-      log_.line(memory_table(shape_from_config(config_), config_, compute_,
-                             peak_memory_bytes(runtime_) - (runtime_.gpu ? 0 : resident_at_start_)));
+      log_.line(memory_table(costs_, config_, compute_, peak_memory_bytes(runtime_) - (runtime_.gpu ? 0 : resident_at_start_)));
       memory_shown_ = true;
     }
     const EndOfStep signals = exchange_signals();
@@ -268,7 +267,7 @@ class Run {
     std::vector<double> seconds;
     for (Index i = 0; i < options_.time_steps + kWarmUp; ++i) {
       const StepReport report = trainer_->step();
-      const StepMetrics metrics = step_metrics(runtime_, config_, report);
+      const StepMetrics metrics = step_metrics(runtime_, config_, costs_.training_flops_per_token(config_.data().length()), report);
       if (i >= kWarmUp) seconds.push_back(metrics.step_seconds());
     }
     if (runtime_.rank != 0) return;
@@ -311,6 +310,7 @@ class Run {
   std::unique_ptr<Mesh> mesh_;
   std::unique_ptr<Probe> probe_;  // before the trainer, which uses it
   std::unique_ptr<Trainer> trainer_;
+  ModelCosts costs_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
   RunLog log_;
   std::unique_ptr<MetricsLog> metrics_;

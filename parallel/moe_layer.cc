@@ -93,6 +93,24 @@ void MoeLayer::visit(const std::function<void(Parameter&)>& see) {
 }
 
 void MoeLayer::visit_state(const std::function<void(State&)>& see) { parts_.router->visit_state(see); }
+
+void MoeLayer::visit_costs(const CostVisitor& visitor) const {
+  const RouterCost router = parts_.router->cost();
+  const double slots = router.slots_per_token;
+  Cost cost;
+  cost.part = ModelPart::router;
+  cost.parameters = router.parameters;
+  cost.active = static_cast<double>(router.parameters);
+  cost.matmuls = router.matmuls;
+  cost.state_bytes = router.state_bytes;
+  cost.kept.fixed = 4 * (4 * slots + 1);  // the exchange plan: four indices of each slot, and where a token's slots begin
+  cost.saved.fixed = cost.kept.fixed + router.saved_bytes_per_token + 4 * slots;  // the token of each slot
+  visitor(cost);
+  const double row_bytes = sizeof(float) + (parts_.keyed ? sizeof(std::int64_t) : 0);
+  parts_.experts->visit_costs({ModelPart::experts, parts_.expert_count, slots, row_bytes}, visitor);
+  if (parts_.shared) parts_.shared->visit_costs(visitor);
+}
+
 void MoeLayer::after_step(Context& context, bool skipped) { parts_.router->after_step(context, skipped); }
 
 }  // namespace yard

@@ -17,7 +17,8 @@ class MoeLayer final : public Module {
     std::unique_ptr<Experts> experts;
     std::unique_ptr<Module> shared;  // shared experts, or empty
     std::shared_ptr<RouterReport> report;
-    bool keyed = false;  // whether experts need each row's global number (dropout inside the expert)
+    Index expert_count = 0;  // over all ranks
+    bool keyed = false;      // whether experts need each row's global number (dropout inside the expert)
   };
   explicit MoeLayer(Parts parts) : parts_(std::move(parts)) {}
 
@@ -25,6 +26,8 @@ class MoeLayer final : public Module {
   Tensor backward(Context&, const Tensor& dy, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
   void visit_state(const std::function<void(State&)>&) override;
+  bool f32_output() const noexcept override { return true; }
+  void visit_costs(const CostVisitor&) const override;
   void after_step(Context&, bool skipped) override;
 
  private:

@@ -1,7 +1,5 @@
 #include "core/nn/attention.h"
 
-#include <cmath>
-
 #include "core/nn/kv_cache.h"
 
 namespace yard {
@@ -10,43 +8,39 @@ namespace {
 YARD_PHASE kForward{"attention.forward"};
 YARD_PHASE kBackward{"attention.backward"};
 
-Parameter fused_qkv(const ModelShape& model, const std::string& prefix) {
-  const Index q = model.heads * model.head_width;
-  const Index kv = model.kv_heads * model.head_width;
-  Parameter fused = Parameter::whole(prefix + "qkv_proj.weight", {q + 2 * kv, model.width}, Init::normal(model.deviation));
+Parameter fused_qkv(const AttentionSettings& settings, const ModulePlace& place, const std::string& prefix) {
+  const Index q = settings.query_width();
+  const Index kv = settings.key_width();
+  Parameter fused = Parameter::whole(prefix + "qkv_proj.weight", {q + 2 * kv, place.width}, place.init);
   fused.slices = {{prefix + "q_proj.weight", 0, q}, {prefix + "k_proj.weight", q, kv}, {prefix + "v_proj.weight", q + kv, kv}};
   return fused;
 }
 
 }  // namespace
 
-Init residual_init(const ModelShape& model) {
-  return Init::normal(model.scale_residual ? model.deviation / std::sqrt(2.0F * static_cast<float>(model.layers)) : model.deviation);
+Attention::Attention(const AttentionSettings& settings, const ModulePlace& place, const std::string& prefix)
+    : settings_(settings),
+      layer_(place.layer),
+      heads_(settings.shape()),
+      qkv_(fused_qkv(settings, place, prefix)),
+      out_(Parameter::whole(prefix + "o_proj.weight", {place.width, settings.query_width()}, place.residual_init)) {}
+
+ops::AttentionSettings Attention::scores(const Context& context) const {
+  return {heads_, context.tokens.length, settings_.scale, settings_.cap};
 }
-
-Attention::Attention(const ModelShape& model, Index layer, const std::string& prefix)
-    : layer_(layer),
-      heads_{model.heads, model.kv_heads, model.head_width},
-      scale_(model.attention_scale),
-      cap_(model.attention_cap),
-      base_(model.rope_base),
-      qkv_(fused_qkv(model, prefix)),
-      out_(Parameter::whole(prefix + "o_proj.weight", {model.width, model.heads * model.head_width}, residual_init(model))) {}
-
-ops::AttentionSettings Attention::settings(const Context& context) const { return {heads_, context.tokens.length, scale_, cap_}; }
 
 Tensor Attention::forward(Context& context, const Tensor& x, Tape& tape) {
   const Span span(context.profiler, kForward);
   const Tokens& tokens = context.tokens;
   const Tensor qkv = qkv_.forward(context, x);
-  ops::rotary(context.stream, qkv, tokens.positions, heads_, base_, 1);
+  ops::rotary(context.stream, qkv, tokens.positions, heads_, settings_.rope_base, 1);
   if (tokens.cache != nullptr) {
     const KeyValueCache& cache = *tokens.cache;
     ops::cache_append(context.stream, qkv, cache.before(), heads_, tokens.length, cache.keys(layer_), cache.values(layer_));
     return out_.forward(
-        context, ops::attention_cached(context.stream, qkv, cache.keys(layer_), cache.values(layer_), cache.before(), settings(context)));
+        context, ops::attention_cached(context.stream, qkv, cache.keys(layer_), cache.values(layer_), cache.before(), scores(context)));
   }
-  ops::AttentionOut attended = ops::attention(context.stream, qkv, tokens.positions, settings(context));
+  ops::AttentionOut attended = ops::attention(context.stream, qkv, tokens.positions, scores(context));
   Tensor y = out_.forward(context, attended.out);
   if (context.training()) tape.push(Saved{x, qkv, std::move(attended)});
   return y;
@@ -56,14 +50,31 @@ Tensor Attention::backward(Context& context, const Tensor& dy, Tape& tape) {
   const Span span(context.profiler, kBackward);
   const auto saved = tape.pop<Saved>();
   const Tensor dout = out_.backward(context, dy, saved.attended.out);
-  const Tensor dqkv = ops::attention_backward(context.stream, dout, saved.qkv, context.tokens.positions, saved.attended, settings(context));
-  ops::rotary(context.stream, dqkv, context.tokens.positions, heads_, base_, -1);
+  const Tensor dqkv = ops::attention_backward(context.stream, dout, saved.qkv, context.tokens.positions, saved.attended, scores(context));
+  ops::rotary(context.stream, dqkv, context.tokens.positions, heads_, settings_.rope_base, -1);
   return qkv_.backward(context, dqkv, saved.x);
 }
 
 void Attention::visit(const std::function<void(Parameter&)>& see) {
   see(qkv_.parameter());
   see(out_.parameter());
+}
+
+void Attention::visit_costs(const CostVisitor& visitor) const {
+  Cost cost;
+  cost.part = ModelPart::attention;
+  cost.parameters = qkv_.parameter().shape.elements() + out_.parameter().shape.elements();
+  cost.active = static_cast<double>(cost.parameters);
+  cost.matmuls = {qkv_.matmul("q, k, v"), out_.matmul("out")};
+  cost.scores = {heads_.heads, heads_.width};
+  // x, qkv and the output; the log-sum-exp of each head.
+  cost.saved.values = static_cast<double>(qkv_.parameter().shape[1] + heads_.columns() + settings_.query_width());
+  cost.saved.fixed = 4 * static_cast<double>(heads_.heads);
+  visitor(cost);
+}
+
+std::unique_ptr<Module> make_attention(const AttentionSettings& settings, const ModulePlace& place, const std::string& prefix) {
+  return std::make_unique<Attention>(settings, place, prefix);
 }
 
 }  // namespace yard

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "core/nn/linear.h"
-#include "core/nn/model_shape.h"
+#include "core/nn/model_settings.h"
 
 namespace yard {
 
@@ -22,6 +22,14 @@ struct ExpertsGradient {
   Tensor weight;  // (R) f32; empty when the rows had none
 };
 
+/// How a bank is used, for its costs.
+struct ExpertsUse {
+  ModelPart part = ModelPart::feed_forward;
+  Index experts = 1;     // over all ranks
+  double rows = 1;       // per token, over all experts
+  double row_bytes = 0;  // of the weight and the key that come with a row
+};
+
 /// A bank of experts on rows grouped by expert. A dense feed-forward is a bank of one; low-rank and nested banks are others.
 class Experts {
  public:
@@ -31,19 +39,10 @@ class Experts {
   virtual Tensor forward(Context&, const ExpertRows&, Tape&) = 0;
   virtual ExpertsGradient backward(Context&, const Tensor& dy, Tape&) = 0;
   virtual void visit(const std::function<void(Parameter&)>&) = 0;
+  virtual void visit_costs(const ExpertsUse&, const CostVisitor&) const = 0;
 };
 
-/// Which matrices a feed-forward bank holds, and what they are called.
-struct FeedForwardShape {
-  Index width = 0, hidden = 0;
-  bool gated = true;
-  ops::Activation activation = ops::Activation::silu;
-  float dropout = 0;  // of the hidden row
-  float deviation = 0.02F;
-  Init residual;  // of the down projection
-  ParamKind kind = ParamKind::dense;
-  Index layer = 0;
-};
+/// The matrices of one feed-forward by name.
 struct FeedForwardNames {
   std::string gate, up, down;  // an ungated bank has no gate: `up` is its first matrix
 };
@@ -52,10 +51,12 @@ struct FeedForwardNames {
 class FeedForwardExperts final : public Experts {
  public:
   /// One entry of `names` for each expert of this rank; `first_expert` is the global number of the first (the key of dropout).
-  FeedForwardExperts(const FeedForwardShape&, const std::vector<FeedForwardNames>& names, Index first_expert = 0);
+  FeedForwardExperts(const FeedForwardSettings&, const ModulePlace&, ParamKind, const std::vector<FeedForwardNames>& names,
+                     Index first_expert = 0);
   Tensor forward(Context&, const ExpertRows&, Tape&) override;
   ExpertsGradient backward(Context&, const Tensor& dy, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
+  void visit_costs(const ExpertsUse&, const CostVisitor&) const override;
 
  private:
   struct Saved {
@@ -63,8 +64,8 @@ class FeedForwardExperts final : public Experts {
     std::vector<Index> counts;  // of all local experts
   };
   Tensor drop(Context&, const Tensor& h, const Tensor& key, std::span<const Index> counts) const;
-  FeedForwardShape shape_;
-  Index experts_, first_expert_;
+  FeedForwardSettings settings_;
+  Index layer_, experts_, first_expert_;
   Linear in_, down_;
 };
 
@@ -75,6 +76,7 @@ class DenseFeedForward final : public Module {
   Tensor forward(Context&, const Tensor& x, Tape&) override;
   Tensor backward(Context&, const Tensor& dy, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
+  void visit_costs(const CostVisitor&) const override;
 
  private:
   std::unique_ptr<Experts> bank_;
@@ -84,10 +86,11 @@ class DenseFeedForward final : public Module {
 class SharedExperts final : public Module {
  public:
   /// `gate_name` is empty for weight 1.
-  SharedExperts(std::unique_ptr<Experts> bank, const std::string& gate_name, Index width, float deviation);
+  SharedExperts(std::unique_ptr<Experts> bank, const std::string& gate_name, const ModulePlace&);
   Tensor forward(Context&, const Tensor& x, Tape&) override;
   Tensor backward(Context&, const Tensor& dy, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
+  void visit_costs(const CostVisitor&) const override;
 
  private:
   struct Saved {

@@ -10,9 +10,10 @@ namespace yard {
 /// allocated once. `before` says how many entries each sequence has; a forward pass appends its fresh rows after them.
 class KeyValueCache {
  public:
-  KeyValueCache(Stream& stream, Index layers, Index sequences, Index capacity, ops::Heads heads, DType dtype) : capacity_(capacity) {
+  /// One entry of `layers` for each.
+  KeyValueCache(Stream& stream, const std::vector<ops::Heads>& layers, Index sequences, Index capacity, DType dtype) : capacity_(capacity) {
     before_ = Tensor::zeros(stream, {sequences}, DType::i32);
-    for (Index layer = 0; layer < layers; ++layer) {
+    for (const ops::Heads& heads : layers) {
       keys_.push_back(Tensor::zeros(stream, {sequences, heads.kv_heads, capacity, heads.width}, dtype));
       values_.push_back(Tensor::zeros(stream, {sequences, heads.kv_heads, capacity, heads.width}, dtype));
     }
@@ -21,7 +22,11 @@ class KeyValueCache {
   const Tensor& values(Index layer) const { return values_.at(static_cast<std::size_t>(layer)); }
   const Tensor& before() const noexcept { return before_; }  // (sequences) i32
   Index capacity() const noexcept { return capacity_; }
-  std::size_t bytes() const noexcept { return keys_.empty() ? 0 : 2 * keys_.size() * keys_.front().bytes(); }
+  std::size_t bytes() const noexcept {
+    std::size_t sum = 0;
+    for (const Tensor& keys : keys_) sum += 2 * keys.bytes();
+    return sum;
+  }
 
  private:
   Index capacity_;

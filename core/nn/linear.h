@@ -14,6 +14,7 @@ class Linear {
   explicit Linear(Parameter parameter, Index groups = 1) : parameter_(std::move(parameter)), groups_(groups) {}
 
   Parameter& parameter() noexcept { return parameter_; }
+  const Parameter& parameter() const noexcept { return parameter_; }
   /// The weights of this step.
   const ops::Weights& weights() {
     if (packed_version_ != parameter_.version || packed_version_ == 0) {
@@ -39,6 +40,10 @@ class Linear {
   Tensor backward(Context& context, const Tensor& dy, const Tensor& x) {
     const Index rows = x.rows();
     return backward(context, dy, x, {&rows, 1});
+  }
+  /// Its forward matmul of one row per token.
+  MatmulCost matmul(std::string_view name) const {
+    return {name, parameter_.shape[1], parameter_.shape[0] / groups_, 1, 1, parameter_.full_precision};
   }
 
  private:

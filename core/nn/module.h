@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/context.h"
+#include "core/nn/cost.h"
 
 namespace yard {
 
@@ -138,6 +139,10 @@ class Module {
   virtual Tensor backward(Context&, const Tensor& dy, Tape&) = 0;
   virtual void visit(const std::function<void(Parameter&)>&) = 0;
   virtual void visit_state(const std::function<void(State&)>&) {}
+  /// Whether the output is f32 whatever the run's precision.
+  virtual bool f32_output() const noexcept { return false; }
+  /// What the module costs, whether its parameters have memory or not.
+  virtual void visit_costs(const CostVisitor&) const = 0;
   /// After the optimizer's step; `skipped` when the guard dropped this update.
   virtual void after_step(Context&, bool skipped) { (void)skipped; }
 };

@@ -75,6 +75,23 @@ void Residual::visit(const std::function<void(Parameter&)>& see) {
 }
 
 void Residual::visit_state(const std::function<void(State&)>& see) { inner_->visit_state(see); }
+
+void Residual::visit_costs(const CostVisitor& visitor) const {
+  const auto width = static_cast<double>(settings_.width);
+  Cost cost;
+  cost.part = ModelPart::norms;
+  cost.parameters = settings_.width;
+  cost.saved = settings_.f32_residual ? SavedBytes{0, 4 * width} : SavedBytes{width, 0};
+  cost.saved.fixed += 4;  // rstd
+  if (!post_norm_.name.empty()) {
+    cost.parameters += settings_.width;
+    cost.saved += inner_->f32_output() ? SavedBytes{0, 4 * width + 4} : SavedBytes{width, 4};
+  }
+  cost.active = static_cast<double>(cost.parameters);
+  visitor(cost);
+  inner_->visit_costs(visitor);
+}
+
 void Residual::after_step(Context& context, bool skipped) { inner_->after_step(context, skipped); }
 
 Tensor Sequence::forward(Context& context, const Tensor& x, Tape& tape) {
@@ -94,6 +111,9 @@ void Sequence::visit(const std::function<void(Parameter&)>& see) {
 }
 void Sequence::visit_state(const std::function<void(State&)>& see) {
   for (auto& part : parts_) part->visit_state(see);
+}
+void Sequence::visit_costs(const CostVisitor& visitor) const {
+  for (const auto& part : parts_) part->visit_costs(visitor);
 }
 void Sequence::after_step(Context& context, bool skipped) {
   for (auto& part : parts_) part->after_step(context, skipped);
@@ -127,6 +147,19 @@ Tensor Recomputed::backward(Context& context, const Tensor& dy, Tape& tape) {
 
 void Recomputed::visit(const std::function<void(Parameter&)>& see) { inner_->visit(see); }
 void Recomputed::visit_state(const std::function<void(State&)>& see) { inner_->visit_state(see); }
+
+void Recomputed::visit_costs(const CostVisitor& visitor) const {
+  Cost input;
+  input.saved = input_;
+  visitor(input);
+  inner_->visit_costs([&](Cost cost) {
+    cost.recomputed += cost.saved;
+    cost.recomputed += cost.kept * -1;
+    cost.saved = cost.kept;
+    visitor(cost);
+  });
+}
+
 void Recomputed::after_step(Context& context, bool skipped) { inner_->after_step(context, skipped); }
 
 }  // namespace yard

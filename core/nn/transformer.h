@@ -6,7 +6,8 @@
 
 #include "core/nn/attention.h"
 #include "core/nn/experts.h"
-#include "core/nn/model_shape.h"
+#include "core/nn/kv_cache.h"
+#include "core/nn/model_settings.h"
 #include "core/nn/parameters.h"
 
 namespace yard {
@@ -27,6 +28,7 @@ class Residual final : public Module {
   Tensor backward(Context&, const Tensor& dy, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
   void visit_state(const std::function<void(State&)>&) override;
+  void visit_costs(const CostVisitor&) const override;
   void after_step(Context&, bool skipped) override;
 
  private:
@@ -47,6 +49,7 @@ class Sequence final : public Module {
   Tensor backward(Context&, const Tensor& dy, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
   void visit_state(const std::function<void(State&)>&) override;
+  void visit_costs(const CostVisitor&) const override;
   void after_step(Context&, bool skipped) override;
 
  private:
@@ -56,15 +59,19 @@ class Sequence final : public Module {
 /// Keeps only its input on the tape and runs the inner forward again inside backward.
 class Recomputed final : public Module {
  public:
-  explicit Recomputed(std::unique_ptr<Module> inner) : inner_(std::move(inner)) {}
+  /// `input`: what one token's row of the input takes.
+  Recomputed(std::unique_ptr<Module> inner, SavedBytes input) : inner_(std::move(inner)), input_(input) {}
   Tensor forward(Context&, const Tensor& x, Tape&) override;
   Tensor backward(Context&, const Tensor& dy, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
   void visit_state(const std::function<void(State&)>&) override;
+  bool f32_output() const noexcept override { return inner_->f32_output(); }
+  void visit_costs(const CostVisitor&) const override;
   void after_step(Context&, bool skipped) override;
 
  private:
   std::unique_ptr<Module> inner_;
+  SavedBytes input_;
 };
 
 /// A decoder-only transformer: embedding, pre-norm blocks, final norm, output layer. It knows no ranks: what stands in a MoE layer is
@@ -73,11 +80,11 @@ class Transformer {
  public:
   /// Makes the feed-forward module of a MoE layer.
   using MakeMoe = std::function<std::unique_ptr<Module>(Index layer)>;
-  Transformer(ModelShape, DType compute, const MakeMoe& make_moe);
+  Transformer(ModelSettings, DType compute, const MakeMoe& make_moe);
 
-  const ModelShape& shape() const noexcept { return shape_; }
+  const ModelSettings& settings() const noexcept { return settings_; }
   DType compute() const noexcept { return compute_; }
-  Index groups() const noexcept { return shape_.layers + 2; }
+  Index groups() const noexcept { return settings_.depth() + 2; }
 
   /// Cross-entropy of every row in nats, zero where the target is masked.                                   (N) f32
   /// In training, also forms the gradient of scale * sum(nats) and leaves it for backward.
@@ -87,8 +94,12 @@ class Transformer {
   /// Logits of the rows, or of those listed.                                                               (M, V) f32
   Tensor logits(Context&, const Tensor& rows = {});
 
+  /// A cache for generation with this model.
+  KeyValueCache make_cache(Stream&, Index sequences, Index capacity) const;
+
   void visit(const std::function<void(Index group, Parameter&)>&);
   void visit_state(const std::function<void(State&)>&);
+  ModelCosts costs() const;
   void after_step(Context&, bool skipped);
 
  private:
@@ -98,7 +109,7 @@ class Transformer {
     Tensor x, rstd, dnormed;
   };
 
-  ModelShape shape_;
+  ModelSettings settings_;
   DType compute_, residual_;
   Linear embedding_;  // as an output layer only when tied
   std::vector<std::unique_ptr<Module>> blocks_;
@@ -114,8 +125,10 @@ FeedForwardNames dense(const std::string& prefix);  // "model.layers.3.mlp."
 }  // namespace names
 
 /// The bank of a dense layer, of the shared experts or of a dense_after feed-forward.
-std::unique_ptr<Experts> make_dense_bank(const ModelShape&, Index layer, Index hidden, const std::string& prefix);
+std::unique_ptr<Experts> make_dense_bank(const FeedForwardSettings&, const ModulePlace&, const std::string& prefix);
 /// This rank's experts of a MoE layer: [first, first + count).
-std::unique_ptr<Experts> make_experts(const ModelShape&, Index layer, Index first, Index count);
+std::unique_ptr<Experts> make_experts(const MoeSettings&, const ModulePlace&, Index first, Index count);
+/// The feed-forward of one layer, dense or Mixture-of-Experts, recomputed in backward where the model says so.
+std::unique_ptr<Module> make_feed_forward(const ModelSettings&, Index layer, const Transformer::MakeMoe&);
 
 }  // namespace yard

@@ -95,12 +95,17 @@ void report(const Options& options, const std::vector<Result>& results, const st
   file.finish();
 }
 
-void add_training_products(std::vector<ops::host::FloorProduct>& products, std::span<const Index> rows, Index in, Index out) {
+void add_training_products(std::vector<ops::host::FloorProduct>& products, const MatmulCost& matmul, std::span<const Index> rows) {
   for (const Index n : rows) {
-    products.push_back({n, out, in});
-    products.push_back({n, in, out});
-    products.push_back({out, in, n});
+    products.push_back({n, matmul.out, matmul.in});
+    products.push_back({n, matmul.in, matmul.out});
+    products.push_back({matmul.out, matmul.in, n});
   }
+}
+
+std::vector<Index> rows_of(const Cost& cost, Index tokens, std::span<const Index> rows_per_expert) {
+  if (cost.part == ModelPart::experts) return {rows_per_expert.begin(), rows_per_expert.end()};
+  return {tokens};
 }
 
 }  // namespace yard::bench

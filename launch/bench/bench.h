@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/nn/cost.h"
 #include "core/ops/host/product_floor.h"
 #include "launch/runtime.h"
 #include "parallel/mesh.h"
@@ -41,8 +42,11 @@ ops::host::Floor common_floor(RankRuntime&, const Options&, std::span<const ops:
 /// tflops, floor_seconds, floor_ratio, floor_library, precision, threads, ranks.
 void report(const Options&, const std::vector<Result>&, const std::string& heading, DType, int threads, int ranks);
 
-/// The shapes of `products` on rows of each group, three ways: forward, gradient of the input, gradient of the weight.
-void add_training_products(std::vector<ops::host::FloorProduct>&, std::span<const Index> rows, Index in, Index out);
+/// The matrix products of a forward matmul, of the gradient of its input and of that of its weight. `rows` are one rank's rows for each of
+/// its groups.
+void add_training_products(std::vector<ops::host::FloorProduct>&, const MatmulCost&, std::span<const Index> rows);
+/// One rank's rows of a matmul: of each of its experts for those of routed experts, else all its tokens.
+std::vector<Index> rows_of(const Cost&, Index tokens, std::span<const Index> rows_per_expert);
 
 /// The products of a configuration, forward and both gradients, dense and by expert.
 void gemm(RankRuntime&, const Options&, const RunConfig&, double spread);

@@ -7,24 +7,28 @@
 #include "launch/bench/bench.h"
 #include "launch/builder.h"
 #include "launch/generator.h"
-#include "launch/model_from_config.h"
 
 namespace yard::bench {
 namespace {
 
 /// Bytes that one token's weights take on this rank: all matrices but the embedding, and of the experts those that a token meets.
-std::size_t active_bytes(const Model& model, const ModelShape& shape, Index expert_ranks) {
+std::size_t active_bytes(const Model& model, int expert_ranks) {
+  const ModelCosts costs = model.transformer->costs();
   std::size_t bytes = 0;
   for (const FlatBuffer& buffer : model.parameters->buffers()) {
-    for (const auto& segment : buffer.segments) {
-      const std::size_t size = static_cast<std::size_t>(segment.count) * size_of(buffer.value.dtype());
-      const bool looked_up = buffer.group == 0 && !shape.tied_output;  // a row of it
-      if (looked_up) continue;
-      const bool routed = buffer.kind == ParamKind::expert;
-      bytes += routed ? size * static_cast<std::size_t>(std::min(shape.top_k, shape.experts)) /
-                            static_cast<std::size_t>(shape.experts / expert_ranks)
-                      : size;
+    const bool looked_up = buffer.group == 0 && costs.has_output_matrix();  // a row of it
+    if (looked_up) continue;
+    // What part of this rank's experts the tokens of its expert group meet, one of each rank.
+    double spread = 0;
+    double active = 0;
+    for (const auto& [group, cost] : costs.entries()) {
+      if (group != buffer.group || !cost.spread) continue;
+      spread += static_cast<double>(cost.parameters);
+      active += cost.active;
     }
+    const double share = buffer.kind == ParamKind::expert ? active / spread * expert_ranks : 1;
+    for (const auto& segment : buffer.segments)
+      bytes += static_cast<std::size_t>(share * static_cast<double>(segment.count) * static_cast<double>(size_of(buffer.value.dtype())));
   }
   return bytes;
 }
@@ -71,7 +75,6 @@ class Reading {
 }  // namespace
 
 void generate(RankRuntime& runtime, const Options& options, const RunConfig& config, Index prompt_tokens, Index new_tokens) {
-  const ModelShape shape = shape_from_config(config);
   const int threads = choose_threads(runtime, options.threads);
   const DType dtype = choose_precision(runtime, config.run().precision());
   const auto made = runtime.make_mesh(config.mesh());
@@ -88,7 +91,7 @@ void generate(RankRuntime& runtime, const Options& options, const RunConfig& con
     line.live = true;
     for (Index i = 0; i < prompt_tokens; ++i)
       line.ids.push_back(static_cast<std::int32_t>(random.bits(static_cast<std::uint64_t>(number * prompt_tokens + i)) %
-                                                   static_cast<std::uint64_t>(shape.vocabulary)));
+                                                   static_cast<std::uint64_t>(config.model().vocabulary())));
     std::vector<Line> lines = {line};
     std::vector<double> seconds = generator.run(lines, prompt_tokens, new_tokens + 1);  // the prompt gives the first
     return std::pair{seconds.front(), std::accumulate(seconds.begin() + 1, seconds.end(), 0.0) / static_cast<double>(new_tokens)};
@@ -98,7 +101,7 @@ void generate(RankRuntime& runtime, const Options& options, const RunConfig& con
   Result token;
   token.name = "token after it";
   (void)run(0);
-  const std::size_t bytes = active_bytes(model, shape, mesh.shape().expert);
+  const std::size_t bytes = active_bytes(model, mesh.shape().expert);
   Reading reading(model);
   std::vector<double> floors;
   for (Index number = 0; number < options.repeat; ++number) {

@@ -6,7 +6,6 @@
 #include "core/random.h"
 #include "launch/bench/bench.h"
 #include "launch/builder.h"
-#include "launch/model_from_config.h"
 
 namespace yard::bench {
 namespace {
@@ -24,14 +23,14 @@ Tensor normal_rows(Stream& stream, Shape shape, DType dtype, std::uint64_t key) 
 }  // namespace
 
 void layer(RankRuntime& runtime, const Options& options, const RunConfig& config) {
-  const ModelShape shape = shape_from_config(config);
+  const RunConfig::Model& described = config.model();
   const int threads = choose_threads(runtime, options.threads);
   const DType dtype = choose_precision(runtime, config.run().precision());
   Stream& stream = runtime.stream();
   const auto made = runtime.make_mesh(config.mesh());
   Mesh& mesh = *made;
   Model model;
-  model.totals = std::make_unique<RoutingTotals>(stream, 1, shape.experts);
+  model.totals = std::make_unique<RoutingTotals>(stream, 1, described.experts());
   const std::unique_ptr<Module> moe = build_moe_layer(config, mesh, stream, 0, model);
   ParameterStore::Settings settings;
   settings.compute = dtype;
@@ -48,8 +47,8 @@ void layer(RankRuntime& runtime, const Options& options, const RunConfig& config
   tokens.ids = Tensor::zeros(stream, {tokens.rows()}, DType::i32);
   tokens.positions = Tensor::zeros(stream, {tokens.rows()}, DType::i32);
   tokens.targets = tokens.ids;
-  const Tensor x = normal_rows(stream, {tokens.rows(), shape.width}, dtype, 1 + static_cast<std::uint64_t>(mesh.rank()));
-  const Tensor dy = normal_rows(stream, {tokens.rows(), shape.width}, dtype, 1001 + static_cast<std::uint64_t>(mesh.rank()));
+  const Tensor x = normal_rows(stream, {tokens.rows(), described.width()}, dtype, 1 + static_cast<std::uint64_t>(mesh.rank()));
+  const Tensor dy = normal_rows(stream, {tokens.rows(), described.width()}, dtype, 1001 + static_cast<std::uint64_t>(mesh.rank()));
 
   Result result;
   result.name = "layer forward + backward";
@@ -68,26 +67,28 @@ void layer(RankRuntime& runtime, const Options& options, const RunConfig& config
   });
   // The products of the rows that this rank's experts got, in the last run as in every other.
   const auto counts = model.totals->step().row_range(0, 1).values<std::int64_t>();
-  const Index local = shape.experts / mesh.along(Axis::expert).size();
+  const Index local = described.experts() / mesh.along(Axis::expert).size();
   std::vector<Index> rows;
   for (Index e = 0; e < local; ++e) {
     const std::int64_t all = counts[static_cast<std::size_t>(mesh.coordinate(Axis::expert) * local + e)];
     rows.push_back(all / mesh.along(Axis::data).size());
   }
   std::vector<ops::host::FloorProduct> products;
-  add_training_products(products, rows, shape.width, (shape.gated ? 2 : 1) * shape.hidden);
-  add_training_products(products, rows, shape.hidden, shape.width);
-  for (const auto& product : products) result.flops += product.flops();
+  std::vector<ops::host::FloorProduct> in_f32;
+  moe->visit_costs([&](const Cost& cost) {
+    for (const MatmulCost& matmul : cost.matmuls)
+      add_training_products(matmul.f32 ? in_f32 : products, matmul, rows_of(cost, tokens.rows(), rows));
+  });
+  for (const auto* list : {&products, &in_f32}) {
+    for (const auto& product : *list) result.flops += product.flops();
+  }
   result.floor = common_floor(runtime, options, products, dtype);
-  std::vector<ops::host::FloorProduct> router;  // in f32 always
-  add_training_products(router, std::vector<Index>{tokens.rows()}, shape.width, shape.experts);
-  for (const auto& product : router) result.flops += product.flops();
-  result.floor.seconds += common_floor(runtime, options, router, DType::f32).seconds;
+  if (!in_f32.empty()) result.floor.seconds += common_floor(runtime, options, in_f32, DType::f32).seconds;
   if (mesh.rank() != 0) return;
   report(options, {result},
-         fmt::format("{} tokens a rank, width {}, {} experts of {}, top-{}, {}, {} thread{} a rank, {} rank{}", tokens.rows(), shape.width,
-                     shape.experts, shape.hidden, shape.top_k, name_of(dtype), threads, threads == 1 ? "" : "s", mesh.size(),
-                     mesh.size() == 1 ? "" : "s"),
+         fmt::format("{} tokens a rank, width {}, {} experts of {}, top-{}, {}, {} thread{} a rank, {} rank{}", tokens.rows(),
+                     described.width(), described.experts(), described.hidden(), described.top_k(), name_of(dtype), threads,
+                     threads == 1 ? "" : "s", mesh.size(), mesh.size() == 1 ? "" : "s"),
          dtype, threads, mesh.size());
 }
 

@@ -2,10 +2,12 @@
 
 #include <cmath>
 #include <numeric>
+#include <set>
+#include <tuple>
 
 #include "core/ops/matmul.h"
 #include "launch/bench/bench.h"
-#include "launch/model_from_config.h"
+#include "launch/builder.h"
 
 namespace yard::bench {
 namespace {
@@ -65,25 +67,21 @@ void measure(RankRuntime& runtime, const Options& options, DType dtype, const st
 }  // namespace
 
 void gemm(RankRuntime& runtime, const Options& options, const RunConfig& config, double spread) {
-  const ModelShape model = shape_from_config(config);
+  const ModelCosts costs = costs_of(config);
   const int threads = choose_threads(runtime, options.threads);
   const DType dtype = choose_precision(runtime, config.run().precision());
   const Index n = config.data().global_batch() * config.data().length() / config.data().accumulate() / runtime.size;
-  const Index query = model.heads * model.head_width;
-  const Index key = model.kv_heads * model.head_width;
   std::vector<Result> results;
-  measure(runtime, options, dtype, "attention q, k, v", {n}, model.width, query + 2 * key, results);
-  measure(runtime, options, dtype, "attention out", {n}, query, model.width, results);
-  const Index up = (model.gated ? 2 : 1) * model.hidden;
-  if (model.experts > 1) {
-    const auto rows = rows_by_expert(n * model.top_k, model.experts, spread);
-    measure(runtime, options, dtype, "experts up", rows, model.width, up, results);
-    measure(runtime, options, dtype, "experts down", rows, model.hidden, model.width, results);
-  } else {
-    measure(runtime, options, dtype, "feed-forward up", {n}, model.width, up, results);
-    measure(runtime, options, dtype, "feed-forward down", {n}, model.hidden, model.width, results);
+  std::set<std::tuple<ModelPart, std::string_view, Index, Index>> measured;
+  for (const auto& [group, cost] : costs.entries()) {
+    for (const MatmulCost& matmul : cost.matmuls) {
+      if (matmul.f32 || !measured.emplace(cost.part, matmul.name, matmul.in, matmul.out).second) continue;
+      const auto routed = static_cast<Index>(std::llround(static_cast<double>(n) * matmul.rows));
+      const std::vector<Index> rows = rows_of(cost, n, rows_by_expert(routed, matmul.groups, spread));
+      const std::string name = std::string(name_of(cost.part)) + (matmul.name.empty() ? "" : " ") + std::string(matmul.name);
+      measure(runtime, options, dtype, name, rows, matmul.in, matmul.out, results);
+    }
   }
-  measure(runtime, options, dtype, "output", {n}, model.width, model.vocabulary, results);
   if (runtime.rank != 0) return;
   report(options, results,
          fmt::format("products of {} rows a rank, {}, {} thread{} a rank, {} rank{}", n, name_of(dtype), threads, threads == 1 ? "" : "s",

@@ -6,7 +6,6 @@
 
 #include "core/random.h"
 #include "launch/bench/bench.h"
-#include "launch/model_from_config.h"
 #include "launch/trainer.h"
 
 namespace yard::bench {
@@ -15,29 +14,28 @@ namespace {
 using ops::host::Floor;
 using ops::host::FloorProduct;
 
-/// A part of a step as the table shows it: its phases in the profile, and the products whose floor it is compared with; of attention's own
-/// products those of one sequence in one layer, which come `sequences` times.
+/// A part of a step as the table shows it: its phases in the profile, and the matmuls whose floor it is compared with.
 struct Part {
   std::string name;
   std::vector<std::string> phases;
-  std::vector<FloorProduct> products;
-  std::vector<FloorProduct> of_a_sequence = {};
-  double sequences = 0;
-  bool in_f32 = false;  // whatever the run's precision is
+  std::vector<FloorProduct> products = {};
+  std::vector<FloorProduct> in_f32 = {};  // whatever the run's precision is
+  // Sequences that pass attention of so many heads of a width, over all layers.
+  std::map<std::pair<Index, Index>, double> sequences = {};
 };
 
 /// Attention's products over one sequence, by blocks of 64 rows up to the diagonal: scores and values, and the four of their gradients.
-std::vector<FloorProduct> attention_products(const ModelShape& model, Index length) {
+std::vector<FloorProduct> attention_products(const ScoresCost& scores, Index length) {
   constexpr Index kBlock = 64;
   std::vector<FloorProduct> products;
-  for (Index head = 0; head < model.heads; ++head) {
+  for (Index head = 0; head < scores.heads; ++head) {
     for (Index first = 0; first < length; first += kBlock) {
       const Index rows = std::min(kBlock, length - first);
       const Index seen = first + rows;
       for (int i = 0; i < 2; ++i) {
-        products.push_back({rows, seen, model.head_width});  // scores; the gradient of what the softmax gave
-        products.push_back({rows, model.head_width, seen});  // values; the gradient of queries
-        products.push_back({seen, model.head_width, rows});  // the gradients of keys and of values
+        products.push_back({rows, seen, scores.width});  // scores; the gradient of what the softmax gave
+        products.push_back({rows, scores.width, seen});  // values; the gradient of queries
+        products.push_back({seen, scores.width, rows});  // the gradients of keys and of values
       }
     }
   }
@@ -54,50 +52,36 @@ std::vector<Index> local_rows(const Mesh& mesh, const RunConfig& config, const s
   return rows;
 }
 
-std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const StepReport& report) {
-  const ModelShape model = shape_from_config(config);
-  const Index n = config.data().global_batch() * config.data().length() / config.data().accumulate() / mesh.size();
-  const std::vector<Index> all = {n};
-  const Index query = model.heads * model.head_width;
-  const Index key = model.kv_heads * model.head_width;
-  Part attention{"attention", {"attention.forward", "attention.backward"}, {}};
-  Part experts{"expert products", {"experts.forward", "experts.backward"}, {}};
-  Part router{"router", {"router.forward", "router.backward", "exchange.plan"}, {}};
-  router.in_f32 = true;
+std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const ModelCosts& costs, const StepReport& report) {
+  const Index length = config.data().length();
+  const Index n = config.data().global_batch() * length / config.data().accumulate() / mesh.size();
+  Part attention{"attention", {"attention.forward", "attention.backward"}};
+  Part experts{"expert products", {"experts.forward", "experts.backward"}};
+  Part router{"router", {"router.forward", "router.backward", "exchange.plan"}};
+  Part output{"cross-entropy", {"cross_entropy"}};
   std::size_t moe = 0;
-  for (Index layer = 0; layer < model.layers; ++layer) {
-    add_training_products(attention.products, all, model.width, query + 2 * key);
-    add_training_products(attention.products, all, query, model.width);
-    const Index matrices = model.gated ? 2 : 1;
-    if (model.is_moe(layer)) {
-      const auto rows = local_rows(mesh, config, report.tokens_per_expert[moe++], mesh.shape().expert);
-      add_training_products(router.products, all, model.width, model.experts);
-      add_training_products(experts.products, rows, model.width, matrices * model.hidden);
-      add_training_products(experts.products, rows, model.hidden, model.width);
-      if (model.shared_hidden > 0) {
-        add_training_products(experts.products, all, model.width, matrices * model.shared_hidden);
-        add_training_products(experts.products, all, model.shared_hidden, model.width);
-      }
-    } else {
-      add_training_products(experts.products, all, model.width, matrices * model.dense_width());
-      add_training_products(experts.products, all, model.dense_width(), model.width);
-    }
+  for (const auto& [group, cost] : costs.entries()) {
+    std::vector<Index> routed;
+    if (cost.part == ModelPart::experts) routed = local_rows(mesh, config, report.tokens_per_expert[moe++], mesh.shape().expert);
+    Part& part = cost.part == ModelPart::attention ? attention
+                 : cost.part == ModelPart::router  ? router
+                 : cost.part == ModelPart::output  ? output
+                                                   : experts;
+    for (const MatmulCost& matmul : cost.matmuls)
+      add_training_products(matmul.f32 ? part.in_f32 : part.products, matmul, rows_of(cost, n, routed));
+    if (cost.scores.heads == 0) continue;
+    part.sequences[{cost.scores.heads, cost.scores.width}] += static_cast<double>(n / length);
   }
-  attention.of_a_sequence = attention_products(model, config.data().length());
-  const Index sequences = n / config.data().length();
-  attention.sequences = static_cast<double>(sequences * model.layers);
-  Part output{"cross-entropy", {"cross_entropy"}, {}};
-  add_training_products(output.products, all, model.width, model.vocabulary);
   return {attention,
-          {"norms", {"norm.forward", "norm.backward"}, {}},
+          {"norms", {"norm.forward", "norm.backward"}},
           router,
-          {"permute", {"exchange.gather", "exchange.return", "exchange.combine"}, {}},
+          {"permute", {"exchange.gather", "exchange.return", "exchange.combine"}},
           experts,
-          {"embedding", {"embedding.forward", "embedding.backward"}, {}},
+          {"embedding", {"embedding.forward", "embedding.backward"}},
           output,
-          {"gradient norm", {"gradient.norm"}, {}},
-          {"optimizer", {"optimizer"}, {}},
-          {"data", {"data"}, {}}};
+          {"gradient norm", {"gradient.norm"}},
+          {"optimizer", {"optimizer"}},
+          {"data", {"data"}}};
 }
 
 double median(std::vector<double> values) {
@@ -139,26 +123,28 @@ void step(RankRuntime& runtime, const Options& options, const RunConfig& config)
   });
 
   std::vector<Result> results;
-  std::vector<FloorProduct> products;
   double accounted = 0;
-  for (const Part& part : parts_of(mesh, config, last)) {
+  for (const Part& part : parts_of(mesh, config, trainer.model().transformer->costs(), last)) {
     Result result;
     result.name = part.name;
     double seconds = 0;
     for (const std::string& phase : part.phases) seconds += median(phases[phase]);
     result.seconds = {seconds};
     const auto micros = static_cast<double>(config.data().accumulate());
-    for (const auto& product : part.products) result.flops += product.flops() * micros;
-    if (!part.products.empty()) {
-      result.floor = common_floor(runtime, options, part.products, part.in_f32 ? DType::f32 : dtype);
-      if (part.sequences > 0) {
-        for (const auto& product : part.of_a_sequence) result.flops += product.flops() * part.sequences * micros;
-        result.floor.seconds += common_floor(runtime, options, part.of_a_sequence, dtype).seconds * part.sequences;
-      }
-      result.floor.seconds *= micros;
-      whole.flops += result.flops;
-      whole.floor.seconds += result.floor.seconds;
-    }
+    const auto add = [&](const std::vector<FloorProduct>& list, DType precision, double times) {
+      if (list.empty()) return;
+      for (const auto& product : list) result.flops += product.flops() * times * micros;
+      Floor floor = common_floor(runtime, options, list, precision);
+      floor.seconds = result.floor.seconds + floor.seconds * times * micros;
+      if (result.floor.seconds > 0) floor.library = result.floor.library;
+      result.floor = floor;
+    };
+    add(part.products, dtype, 1);
+    add(part.in_f32, DType::f32, 1);
+    for (const auto& [heads, sequences] : part.sequences)
+      add(attention_products({heads.first, heads.second}, config.data().length()), dtype, sequences);
+    whole.flops += result.flops;
+    whole.floor.seconds += result.floor.seconds;
     accounted += seconds;
     results.push_back(std::move(result));
   }

@@ -6,12 +6,10 @@
 #include <cstdlib>
 #include <iostream>
 
-#include "core/nn/flops.h"
 #include "core/ops/matmul.h"
 #include "core/random.h"
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
-#include "launch/model_from_config.h"
 #include "launch/runtime.h"
 #include "launch/trainer.h"
 
@@ -75,7 +73,7 @@ void bench(RankRuntime& runtime, const std::string& file, const std::vector<std:
   std::sort(steps.begin(), steps.end());
   const double seconds = slowest.values<double>()[0];
   const auto tokens = static_cast<double>(config.data().global_batch() * config.data().length());
-  const double model = training_flops_per_token(shape_from_config(config), config.data().length()) * tokens / seconds;
+  const double model = trainer.model().transformer->costs().training_flops_per_token(config.data().length()) * tokens / seconds;
   const double product = figures.values<double>()[0];
   std::cout
       << fmt::format(

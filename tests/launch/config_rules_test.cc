@@ -209,60 +209,76 @@ TEST(Resolve, LeavesTrainingDataToWhoTrains) {
   EXPECT_THROW(check_trainable(resolved("")), InputError);
 }
 
-TEST(ModelShape, CarriesEveryFieldOver) {
-  const ModelShape shape = shape_from_config(resolved(
+TEST(ModelSettings, CarriesEveryFieldOver) {
+  const ModelSettings model = model_from_config(resolved(
       "init { deviation: 0.5 scale_residual: false } data { length: 3 } "
       "model { vocabulary: 11 width: 12 layers: 13 heads: 6 kv_heads: 3 head_width: 14 positions: 15 experts: 16 top_k: 4 hidden: 18 "
       "gated: false activation: gelu_tanh dense_hidden: 19 dense_after: 20 first_dense_layers: 1 moe_every: 2 shared_hidden: 21 "
       "shared_gate: true attention_scale: 0.75 attention_cap: 30 post_norms: true embedding_scale: 3 output_scale: 0.5 rope_base: 500 "
       "norm_epsilon: 0.25 tied_output: true dropout: 0.125 expert_dropout: 0.0625 f32_residual: true recompute: full }"));
-  EXPECT_EQ(shape.vocabulary, 11);
-  EXPECT_EQ(shape.width, 12);
-  EXPECT_EQ(shape.layers, 13);
-  EXPECT_EQ(shape.heads, 6);
-  EXPECT_EQ(shape.kv_heads, 3);
-  EXPECT_EQ(shape.head_width, 14);
-  EXPECT_EQ(shape.positions, 15);
-  EXPECT_EQ(shape.experts, 16);
-  EXPECT_EQ(shape.top_k, 4);
-  EXPECT_EQ(shape.hidden, 18);
-  EXPECT_FALSE(shape.gated);
-  EXPECT_EQ(shape.activation, ops::Activation::gelu_tanh);
-  EXPECT_EQ(shape.dense_hidden, 19);
-  EXPECT_EQ(shape.dense_after, 20);
-  EXPECT_EQ(shape.first_dense_layers, 1);
-  EXPECT_EQ(shape.moe_every, 2);
-  EXPECT_EQ(shape.shared_hidden, 21);
-  EXPECT_TRUE(shape.shared_gate);
-  EXPECT_EQ(shape.attention_scale, 0.75F);
-  EXPECT_EQ(shape.attention_cap, 30);
-  EXPECT_TRUE(shape.post_norms);
-  EXPECT_EQ(shape.embedding_scale, 3);
-  EXPECT_EQ(shape.output_scale, 0.5F);
-  EXPECT_EQ(shape.rope_base, 500);
-  EXPECT_EQ(shape.norm_epsilon, 0.25F);
-  EXPECT_TRUE(shape.tied_output);
-  EXPECT_EQ(shape.dropout, 0.125F);
-  EXPECT_EQ(shape.expert_dropout, 0.0625F);
-  EXPECT_TRUE(shape.f32_residual);
-  EXPECT_EQ(shape.recompute, Recompute::full);
-  EXPECT_EQ(shape.deviation, 0.5F);
-  EXPECT_FALSE(shape.scale_residual);
-  EXPECT_EQ(shape.moe_layers(), 6);
+  EXPECT_EQ(model.vocabulary, 11);
+  EXPECT_EQ(model.width, 12);
+  EXPECT_EQ(model.positions, 15);
+  EXPECT_EQ(model.embedding_scale, 3);
+  EXPECT_EQ(model.output_scale, 0.5F);
+  EXPECT_EQ(model.norm_epsilon, 0.25F);
+  EXPECT_TRUE(model.tied_output);
+  EXPECT_TRUE(model.f32_residual);
+  EXPECT_EQ(model.recompute, Recompute::full);
+  EXPECT_EQ(model.deviation, 0.5F);
+  EXPECT_FALSE(model.scale_residual);
+  EXPECT_EQ(model.depth(), 13);
+  EXPECT_EQ(model.moe_layers(), 6);
+  for (Index number = 0; number < 13; ++number) {
+    const LayerSettings& layer = model.layer(number);
+    EXPECT_EQ(layer.attention.heads, 6);
+    EXPECT_EQ(layer.attention.kv_heads, 3);
+    EXPECT_EQ(layer.attention.head_width, 14);
+    EXPECT_EQ(layer.attention.scale, 0.75F);
+    EXPECT_EQ(layer.attention.cap, 30);
+    EXPECT_EQ(layer.attention.rope_base, 500);
+    EXPECT_EQ(layer.norm_epsilon, 0.25F);
+    EXPECT_TRUE(layer.post_norms);
+    EXPECT_EQ(layer.dropout, 0.125F);
+    const auto expect_feed_forward = [](const FeedForwardSettings& settings, Index hidden, float dropout) {
+      EXPECT_EQ(settings.hidden, hidden);
+      EXPECT_FALSE(settings.gated);
+      EXPECT_EQ(settings.activation, ops::Activation::gelu_tanh);
+      EXPECT_EQ(settings.dropout, dropout);
+    };
+    ASSERT_EQ(layer.moe() != nullptr, number % 2 == 1) << number;
+    EXPECT_EQ(layer.dense_after.has_value(), number % 2 == 1) << number;
+    if (number % 2 == 0) {
+      expect_feed_forward(std::get<FeedForwardSettings>(layer.feed_forward), 19, 0);
+      continue;
+    }
+    EXPECT_EQ(layer.moe()->experts, 16);
+    EXPECT_EQ(layer.moe()->top_k, 4);
+    EXPECT_TRUE(layer.moe()->shared_gate);
+    expect_feed_forward(layer.moe()->expert, 18, 0.0625F);
+    expect_feed_forward(layer.moe()->shared.value(), 21, 0);
+    expect_feed_forward(layer.dense_after.value(), 20, 0);
+  }
 }
 
-TEST(ModelShape, WantsAResolvedConfiguration) { EXPECT_THROW(shape_from_config(RunConfig()), Error); }
+TEST(ModelSettings, WantsAResolvedConfiguration) { EXPECT_THROW(model_from_config(RunConfig()), Error); }
 
-TEST(ModelShape, KnowsEveryActivationAndRecomputation) {
+TEST(ModelSettings, KnowsEveryActivationAndRecomputation) {
   using ops::Activation;
   const std::pair<const char*, Activation> activations[] = {
       {"silu", Activation::silu}, {"gelu_tanh", Activation::gelu_tanh}, {"gelu", Activation::gelu}, {"relu", Activation::relu}};
   for (const auto& [name, expected] : activations) {
-    EXPECT_EQ(shape_from_config(resolved("model { activation: " + std::string(name) + " }")).activation, expected) << name;
+    const ModelSettings model = model_from_config(resolved("model { activation: " + std::string(name) + " }"));
+    EXPECT_EQ(model.layer(0).moe()->expert.activation, expected) << name;
   }
   const std::pair<const char*, Recompute> ways[] = {{"none", Recompute::none}, {"moe", Recompute::moe}, {"full", Recompute::full}};
   for (const auto& [name, expected] : ways) {
-    EXPECT_EQ(shape_from_config(resolved("model { recompute: " + std::string(name) + " }")).recompute, expected) << name;
+    EXPECT_EQ(model_from_config(resolved("model { recompute: " + std::string(name) + " }")).recompute, expected) << name;
   }
+}
+
+TEST(ModelSettings, ADenseModelIsOfTheWidthOfAnExpert) {
+  const ModelSettings model = model_from_config(resolved("model { experts: 1 hidden: 18 dense_hidden: 19 }"));
+  EXPECT_EQ(std::get<FeedForwardSettings>(model.layer(0).feed_forward).hidden, 18);
 }
 }  // namespace

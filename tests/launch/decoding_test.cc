@@ -21,9 +21,7 @@ RunConfig config_with(const std::string& model, DType dtype) {
 /// Logits of every row, (B * T, V), of a prompt in one pass and the tokens after it one by one, each as its own pass over the cache.
 std::vector<double> decoded(Rig& rig, const Tokens& whole, Index prompt) {
   Stream& stream = cpu();
-  const ModelShape& shape = rig.model().transformer->shape();
-  KeyValueCache cache(stream, shape.layers, kSequences, kLength, {shape.heads, shape.kv_heads, shape.head_width},
-                      rig.model().transformer->compute());
+  KeyValueCache cache = rig.model().transformer->make_cache(stream, kSequences, kLength);
   std::vector<double> logits(static_cast<std::size_t>(kSequences * kLength * kVocabulary));
   for (Index done = 0; done < kLength;) {
     const Index fresh = done == 0 ? prompt : 1;

@@ -49,7 +49,7 @@ constexpr const char* kBase =
     "run { seed: 3 } init { deviation: 0.3 scale_residual: false } losses { balance: 0.2 z: 0.1 } "
     "data { length: 8 global_batch: 2 } model { vocabulary: 11 width: 6 layers: 2 hidden: 5 rope_base: 50 head_width: 4 positions: 8 } ";
 
-loops::Routing told(const RunConfig& config, const ModelShape& model) {
+loops::Routing told(const RunConfig& config) {
   loops::Routing how;
   const auto& router = config.model().router();
   how.normalize = router.normalize();
@@ -58,7 +58,8 @@ loops::Routing told(const RunConfig& config, const ModelShape& model) {
   how.group = 8 * static_cast<std::size_t>(router.group_sequences());
   how.by_weight = router.drop() == RunConfig::Drop::weight;
   if (router.has_capacity_factor() && router.capacity_factor() > 0) {
-    const double even = static_cast<double>(how.group) * static_cast<double>(model.top_k) / static_cast<double>(model.experts);
+    const double even =
+        static_cast<double>(how.group) * static_cast<double>(config.model().top_k()) / static_cast<double>(config.model().experts());
     how.capacity = std::max<std::size_t>(4, static_cast<std::size_t>(std::ceil(router.capacity_factor() * even)));
   }
   how.balance = static_cast<double>(static_cast<float>(config.losses().balance()));
@@ -90,8 +91,8 @@ TEST(Model, IsTheLoopInEveryShape) {
     tokens.targets.data<std::int32_t>()[5] = -1;
     if (!c.positions.empty()) tokens.positions = tensor_of({16}, c.positions);
 
-    const ModelShape model = shape_from_config(rig.config());
-    loops::Routing how = told(rig.config(), model);
+    const ModelSettings model = model_from_config(rig.config());
+    loops::Routing how = told(rig.config());
     if (jitter) {
       const double eps = config.model().router().jitter();
       for (std::uint64_t n = 0; n < 16; ++n) {

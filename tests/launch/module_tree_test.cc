@@ -1,7 +1,5 @@
 #include <set>
 
-#include "core/nn/parameter_count.h"
-#include "launch/model_from_config.h"
 #include "tests/support/rig.h"
 
 namespace yard {
@@ -22,13 +20,13 @@ std::vector<std::string> shapes() {
           "model { experts: 4 top_k: 1 recompute: full f32_residual: true }"};
 }
 
-TEST(ModuleTree, HasTheParametersThatTheShapeIsCountedWith) {
+TEST(ModuleTree, HasTheParametersThatItsCostsCount) {
   for (const std::string& text : shapes()) {
     SCOPED_TRACE(text);
     RunConfig config = config_of("model { vocabulary: 17 width: 8 layers: 4 heads: 2 hidden: 9 } data { length: 4 global_batch: 1 }");
     config.MergeFrom(config_of(text));
     Rig rig(config);
-    const ParameterCount count = count_parameters(shape_from_config(rig.config()));
+    const ModelCosts costs = rig.model().transformer->costs();
     Index all = 0;
     Index routers = 0;
     Index experts = 0;
@@ -46,9 +44,10 @@ TEST(ModuleTree, HasTheParametersThatTheShapeIsCountedWith) {
       if (parameter.kind == ParamKind::expert) experts += parameter.shape.elements();
       EXPECT_EQ(parameter.decay, parameter.shape.rank() == 2) << parameter.name << ": decay is for matrices";
     });
-    EXPECT_EQ(all, count.all());
-    EXPECT_EQ(routers, count.routers);
-    EXPECT_EQ(experts, count.experts);
+    EXPECT_EQ(all, costs.parameters());
+    EXPECT_EQ(routers, costs.parameters(ModelPart::router));
+    EXPECT_EQ(experts, costs.spread_parameters());
+    EXPECT_EQ(experts, costs.parameters(ModelPart::experts));
   }
 }
 

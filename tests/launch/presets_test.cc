@@ -1,14 +1,17 @@
-#include "core/nn/parameter_count.h"
+#include <chrono>
+
+#include "launch/builder.h"
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
 #include "launch/model_from_config.h"
-#include "tests/support/support.h"
+#include "tests/support/rig.h"
 
 using namespace yard;
 
 namespace {
 std::string preset(const std::string& name) { return std::string(YARD_SOURCE) + "/launch/configs/" + name + ".textproto"; }
-ModelShape shape_of(const std::string& name, int ranks = 1) { return shape_from_config(resolve(read_config(preset(name)), ranks)); }
+RunConfig config_of_preset(const std::string& name) { return resolve(read_config(preset(name)), 1); }
+ModelSettings settings_of(const std::string& name) { return model_from_config(config_of_preset(name)); }
 
 struct Row {
   const char* name;
@@ -23,9 +26,9 @@ const Row kRows[] = {
 
 TEST(Presets, HaveTheParametersOfTheTable) {
   for (const Row& row : kRows) {
-    const ParameterCount count = count_parameters(shape_of(row.name));
-    EXPECT_EQ(count.all(), row.all) << row.name;
-    EXPECT_EQ(count.active(), row.active) << row.name;
+    const ModelCosts costs = costs_of(config_of_preset(row.name));
+    EXPECT_EQ(costs.parameters(), row.all) << row.name;
+    EXPECT_EQ(costs.active_parameters(), row.active) << row.name;
   }
 }
 
@@ -33,69 +36,102 @@ TEST(Presets, HaveTheParametersOfTheTable) {
 struct Listed {
   Index all = 0, active = 0;
 };
-Listed listed_values(const ModelShape& s) {
+Listed listed_values(const ModelSettings& model) {
   Listed sum;
   const auto add = [&](Index values, Index active = -1) {
     sum.all += values;
     sum.active += active < 0 ? values : active;
   };
-  const auto feed_forward = [&](Index inner, Index copies, Index used) {
+  const auto feed_forward = [&](const FeedForwardSettings& settings, Index copies, Index used) {
     for (const char* matrix : {"gate", "up", "down"}) {
-      if (std::string(matrix) == "gate" && !s.gated) continue;
-      for (Index copy = 0; copy < copies; ++copy) add(s.width * inner, copy < used ? s.width * inner : 0);
+      if (std::string(matrix) == "gate" && !settings.gated) continue;
+      for (Index copy = 0; copy < copies; ++copy) add(model.width * settings.hidden, copy < used ? model.width * settings.hidden : 0);
     }
   };
-  add(s.vocabulary * s.width);
-  if (!s.tied_output) add(s.vocabulary * s.width);
-  for (Index layer = 0; layer < s.layers; ++layer) {
-    for (int norm = 0; norm < (s.post_norms ? 4 : 2); ++norm) add(s.width);
-    add(s.width * s.heads * s.head_width);
-    add(s.width * s.kv_heads * s.head_width);
-    add(s.width * s.kv_heads * s.head_width);
-    add(s.heads * s.head_width * s.width);
-    const bool moe = s.experts > 1 && layer >= s.first_dense_layers && layer % s.moe_every == s.moe_every - 1;
-    if (!moe) {
-      feed_forward(s.experts == 1 ? s.hidden : s.dense_hidden, 1, 1);
+  add(model.vocabulary * model.width);
+  if (!model.tied_output) add(model.vocabulary * model.width);
+  for (const LayerSettings& layer : model.layers) {
+    for (int norm = 0; norm < (layer.post_norms ? 4 : 2); ++norm) add(model.width);
+    add(model.width * layer.attention.heads * layer.attention.head_width);
+    add(model.width * layer.attention.kv_heads * layer.attention.head_width);
+    add(model.width * layer.attention.kv_heads * layer.attention.head_width);
+    add(layer.attention.heads * layer.attention.head_width * model.width);
+    if (layer.moe() == nullptr) {
+      feed_forward(std::get<FeedForwardSettings>(layer.feed_forward), 1, 1);
       continue;
     }
-    add(s.experts * s.width);
-    feed_forward(s.hidden, s.experts, s.top_k);
-    if (s.shared_hidden > 0) feed_forward(s.shared_hidden, 1, 1);
-    if (s.shared_gate) add(s.width);
-    if (s.dense_after > 0) {
-      feed_forward(s.dense_after, 1, 1);
-      for (int norm = 0; norm < (s.post_norms ? 2 : 1); ++norm) add(s.width);
+    const MoeSettings& moe = *layer.moe();
+    add(moe.experts * model.width);
+    feed_forward(moe.expert, moe.experts, moe.top_k);
+    if (moe.shared) feed_forward(*moe.shared, 1, 1);
+    if (moe.shared_gate) add(model.width);
+    if (layer.dense_after) {
+      feed_forward(*layer.dense_after, 1, 1);
+      for (int norm = 0; norm < (layer.post_norms ? 2 : 1); ++norm) add(model.width);
     }
   }
-  add(s.width);
+  add(model.width);
   return sum;
 }
 
 TEST(ParameterCount, EqualsTheSumOverEveryMatrix) {
-  const RunConfig config = parse_config(
+  RunConfig config = parse_config(
       "model { vocabulary: 100 width: 24 layers: 7 heads: 6 kv_heads: 2 head_width: 8 experts: 6 top_k: 3 hidden: 20 dense_hidden: 36 "
       "first_dense_layers: 2 moe_every: 2 shared_experts: 2 shared_gate: true dense_after: 12 post_norms: true }",
       "test");
-  ModelShape shape = shape_from_config(resolve(config, 1));
-  EXPECT_EQ(shape.moe_layers(), 2);  // layers 3 and 5
-  EXPECT_EQ(shape.shared_hidden, 40);
   for (const bool gated : {true, false}) {
     for (const bool tied : {true, false}) {
-      shape.gated = gated;
-      shape.tied_output = tied;
-      const ParameterCount count = count_parameters(shape);
-      const Listed listed = listed_values(shape);
-      EXPECT_EQ(count.all(), listed.all);
-      EXPECT_EQ(count.active(), listed.active);
+      config.mutable_model()->set_gated(gated);
+      config.mutable_model()->set_tied_output(tied);
+      const RunConfig whole = resolve(config, 1);
+      EXPECT_EQ(model_from_config(whole).moe_layers(), 2);  // layers 3 and 5
+      const ModelCosts costs = costs_of(whole);
+      const Listed listed = listed_values(model_from_config(whole));
+      EXPECT_EQ(costs.parameters(), listed.all);
+      EXPECT_EQ(costs.active_parameters(), listed.active);
     }
   }
 }
 
+/// The parameters that modules declare, of every preset: they have shapes and names without memory.
+TEST(ParameterCount, IsThatOfTheParametersThatModulesDeclare) {
+  std::vector<std::string> names = {"quickstart", "benchmark"};
+  for (const Row& row : kRows) names.emplace_back(row.name);
+  for (const std::string& name : names) {
+    const RunConfig config = config_of_preset(name);
+    test::Rank rank;
+    const auto mesh = rank.runtime.make_mesh(config.mesh());
+    Model model = build_model(config, *mesh, rank.runtime.stream(), DType::f32);
+    Index all = 0;
+    Index spread = 0;
+    model.visit([&](Index, Parameter& parameter) {
+      all += parameter.shape.elements();
+      if (parameter.kind == ParamKind::expert) spread += parameter.shape.elements();
+    });
+    const ModelCosts costs = model.transformer->costs();
+    EXPECT_EQ(costs.parameters(), all) << name;
+    EXPECT_EQ(costs.spread_parameters(), spread) << name;
+  }
+}
+
 TEST(ParameterCount, SpreadsOnlyTheRoutedExpertsOverRanks) {
-  const ParameterCount count = count_parameters(shape_of("mixtral_8x7b"));
-  EXPECT_EQ(count.on_rank(1), count.all());
-  EXPECT_EQ(count.on_rank(8) + 7 * count.experts / 8, count.all());
-  EXPECT_EQ(count.on_rank(8), Index{1605636096} + Index{32} * 3 * 4096 * 14336);  // one expert a layer, and all the rest
+  const ModelCosts costs = costs_of(config_of_preset("mixtral_8x7b"));
+  EXPECT_EQ(costs.spread_parameters(), Index{32} * 8 * 3 * 4096 * 14336);
+  EXPECT_EQ(costs.replicated_parameters(), 1605636096);
+}
+
+/// Kimi K2's shape: a model tree without memory is quick to make, however many experts it names.
+TEST(ParameterCount, OfALargeModelTakesNoMemory) {
+  const RunConfig config = resolve(parse_config("model { vocabulary: 163840 width: 7168 layers: 61 heads: 64 kv_heads: 64 head_width: 192 "
+                                                "experts: 384 top_k: 8 hidden: 2048 first_dense_layers: 1 dense_hidden: 18432 "
+                                                "shared_experts: 1 }",
+                                                "test"),
+                                   1);
+  const auto start = std::chrono::steady_clock::now();
+  const ModelCosts costs = costs_of(config);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
+  EXPECT_EQ(costs.parameters(ModelPart::experts), Index{60} * 384 * 3 * 7168 * 2048);
+  EXPECT_EQ(costs.active_parameters(), costs.replicated_parameters() + Index{60} * 8 * 3 * 7168 * 2048);
 }
 
 TEST(Presets, FitTheirDataIntoTheirContextAndNameNone) {
@@ -108,34 +144,37 @@ TEST(Presets, FitTheirDataIntoTheirContextAndNameNone) {
 
 TEST(Presets, TheBenchmarkIsW1) {
   const RunConfig config = resolve(read_config(preset("benchmark")), 2);
-  const ModelShape shape = shape_from_config(config);
-  EXPECT_EQ(shape.vocabulary, 8192);
-  EXPECT_EQ(shape.width, 384);
-  EXPECT_EQ(shape.layers, 6);
-  EXPECT_EQ(shape.heads, 6);
-  EXPECT_EQ(shape.kv_heads, 2);
-  EXPECT_EQ(shape.head_width, 64);
-  EXPECT_EQ(shape.experts, 8);
-  EXPECT_EQ(shape.hidden, 1024);
-  EXPECT_EQ(shape.top_k, 2);
+  const ModelSettings model = model_from_config(config);
+  EXPECT_EQ(model.vocabulary, 8192);
+  EXPECT_EQ(model.width, 384);
+  EXPECT_EQ(model.depth(), 6);
+  for (const LayerSettings& layer : model.layers) {
+    EXPECT_EQ(layer.attention.heads, 6);
+    EXPECT_EQ(layer.attention.kv_heads, 2);
+    EXPECT_EQ(layer.attention.head_width, 64);
+    ASSERT_NE(layer.moe(), nullptr);
+    EXPECT_EQ(layer.moe()->experts, 8);
+    EXPECT_EQ(layer.moe()->expert.hidden, 1024);
+    EXPECT_EQ(layer.moe()->top_k, 2);
+  }
   EXPECT_EQ(config.data().length(), 256);
   EXPECT_EQ(config.data().global_batch() / config.data().accumulate(), 16);
 }
 
 TEST(Presets, SayWhatMakesThemSpecial) {
-  const ModelShape grok = shape_of("grok_1");
-  EXPECT_FLOAT_EQ(grok.attention_cap, 30);
+  const ModelSettings grok = settings_of("grok_1");
+  EXPECT_FLOAT_EQ(grok.layer(0).attention.cap, 30);
   EXPECT_FLOAT_EQ(grok.embedding_scale, 78.38367176906169F);
   EXPECT_FLOAT_EQ(grok.output_scale, 0.5773502691896257F);
-  EXPECT_TRUE(grok.post_norms);
+  EXPECT_TRUE(grok.layer(63).post_norms);
   EXPECT_TRUE(grok.tied_output);
-  EXPECT_FALSE(resolve(read_config(preset("grok_1")), 1).model().router().normalize());
-  EXPECT_FLOAT_EQ(shape_of("openmoe_8b").attention_scale, 1);
-  const ModelShape analogue = shape_of("switch_base_128");
-  EXPECT_FALSE(analogue.gated);
-  EXPECT_EQ(analogue.activation, ops::Activation::relu);
-  EXPECT_FALSE(analogue.is_moe(0));
-  EXPECT_TRUE(analogue.is_moe(1));
-  EXPECT_FALSE(resolve(read_config(preset("switch_base_128")), 1).model().router().normalize());
+  EXPECT_FALSE(config_of_preset("grok_1").model().router().normalize());
+  EXPECT_FLOAT_EQ(settings_of("openmoe_8b").layer(0).attention.scale, 1);
+  const ModelSettings analogue = settings_of("switch_base_128");
+  ASSERT_NE(analogue.layer(1).moe(), nullptr);
+  EXPECT_FALSE(analogue.layer(1).moe()->expert.gated);
+  EXPECT_EQ(analogue.layer(1).moe()->expert.activation, ops::Activation::relu);
+  EXPECT_EQ(analogue.layer(0).moe(), nullptr);
+  EXPECT_FALSE(config_of_preset("switch_base_128").model().router().normalize());
 }
 }  // namespace

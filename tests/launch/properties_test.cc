@@ -93,7 +93,7 @@ TEST(Property, IdenticalExpertsAreTheDenseModelAndShareItsGradient) {
 
 TEST(Property, ChoosingAllExpertsIsSoftGating) {
   Rig rig(with("model { layers: 1 top_k: 4 }"));
-  const ModelShape model = shape_from_config(rig.config());
+  const ModelSettings model = model_from_config(rig.config());
   const Tokens tokens = some_batch();
   // y = sum over all experts of softmax(z)_e expert_e(x), by a loop that chooses nothing.
   Named<double> w;
@@ -109,14 +109,15 @@ TEST(Property, ChoosingAllExpertsIsSoftGating) {
   }
   const std::string prefix = "model.layers.0.";
   const double epsilon = static_cast<double>(model.norm_epsilon);
-  const auto attended = loops::attention(model, w, prefix + "self_attn.",
+  const auto attended = loops::attention(model.layer(0).attention, w, prefix + "self_attn.",
                                          loops::rms_norm(x, w.at(prefix + "input_layernorm.weight"), epsilon), rows_of(tokens.positions));
   for (std::size_t i = 0; i < x.size(); ++i) x[i] += attended[i];
   const auto normed = loops::rms_norm(x, w.at(prefix + "post_attention_layernorm.weight"), epsilon);
   const auto z = loops::product(normed, w.at(moe(0) + "gate.weight"), 12);
   for (std::size_t e = 0; e < 4; ++e) {
     const std::string expert = moe(0) + "experts." + std::to_string(e) + ".";
-    const auto out = loops::feed_forward(model, w, {expert + "w1.weight", expert + "w3.weight", expert + "w2.weight"}, normed);
+    const auto out =
+        loops::feed_forward(model.layer(0).moe()->expert, w, {expert + "w1.weight", expert + "w3.weight", expert + "w2.weight"}, normed);
     for (std::size_t i = 0; i < x.size(); ++i) {
       double total = 0;
       for (std::size_t other = 0; other < 4; ++other) total += std::exp(z[i / 12 * 4 + other]);
@@ -275,10 +276,9 @@ TEST(Property, CachedLogitsAreTheUncached) {
   for (const std::string extra : {"", "model { kv_heads: 1 shared_experts: 1 post_norms: true attention_cap: 3 }",
                                   "model { top_k: 1 router { capacity_factor: 0.5 jitter: 0.3 } }"}) {
     Rig rig(with(extra, "model { positions: 16 }"));
-    const ModelShape shape = shape_from_config(rig.config());
     const Tokens whole = some_batch();
     const auto expected = to_f64(rig.logits(whole));
-    KeyValueCache cache(cpu(), shape.layers, 4, 16, {shape.heads, shape.kv_heads, shape.head_width}, DType::f32);
+    KeyValueCache cache = rig.model().transformer->make_cache(cpu(), 4, 16);
     for (Index at = 0; at < 10;) {
       const Index fresh = at == 0 ? 4 : 1;
       Tokens tokens;

@@ -48,6 +48,12 @@ class ByIdAndPlace final : public Router {
   }
 
   void visit(const std::function<void(Parameter&)>& see) override { see(weight_); }
+  RouterCost cost() const override {
+    RouterCost cost;
+    cost.slots_per_token = 2;
+    cost.parameters = place_.experts;
+    return cost;
+  }
 
  private:
   struct Saved {

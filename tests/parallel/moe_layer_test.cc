@@ -26,21 +26,30 @@ std::vector<Case> cases() {
           {"shared with a gate, normalised, dropping", 3, 2, 4, true, true, 0.4}};
 }
 
-ModelShape shape_of(const Case& c) {
-  ModelShape model;
-  model.width = 6;
-  model.hidden = 5;
-  model.layers = 1;
-  model.experts = c.experts;
-  model.top_k = c.k;
-  model.shared_hidden = c.shared;
-  model.shared_gate = c.shared_gate;
-  return model;
+constexpr Index kWidth = 6;
+
+MoeSettings settings_of(const Case& c) {
+  MoeSettings settings;
+  settings.experts = c.experts;
+  settings.top_k = c.k;
+  settings.expert.hidden = 5;
+  if (c.shared > 0) {
+    settings.shared = settings.expert;
+    settings.shared->hidden = c.shared;
+  }
+  settings.shared_gate = c.shared_gate;
+  return settings;
 }
 
-MoeLayer make_layer(const Case& c, const ModelShape& model, Communicator& group, const std::shared_ptr<RouterReport>& report) {
+ModulePlace module_place() {
+  ModulePlace place;
+  place.width = kWidth;
+  return place;
+}
+
+MoeLayer make_layer(const Case& c, const MoeSettings& model, Communicator& group, const std::shared_ptr<RouterReport>& report) {
   RouterPlace place;
-  place.width = model.width;
+  place.width = kWidth;
   place.experts = c.experts;
   place.top_k = c.k;
   SoftmaxTopKSettings settings;
@@ -52,10 +61,11 @@ MoeLayer make_layer(const Case& c, const ModelShape& model, Communicator& group,
   place.name = "model.layers.0.block_sparse_moe.";
   parts.router = std::make_unique<SoftmaxTopK>(place, settings);
   parts.exchange = find_exchange("direct").make(group, c.experts, 1, 0);
-  parts.experts = make_experts(model, 0, 0, c.experts);
+  parts.experts = make_experts(model, module_place(), 0, c.experts);
+  parts.expert_count = c.experts;
   if (c.shared > 0) {
-    parts.shared = std::make_unique<SharedExperts>(make_dense_bank(model, 0, c.shared, place.name + "shared_experts."),
-                                                   c.shared_gate ? place.name + "shared_expert_gate.weight" : "", model.width, 0.02F);
+    parts.shared = std::make_unique<SharedExperts>(make_dense_bank(*model.shared, module_place(), place.name + "shared_experts."),
+                                                   c.shared_gate ? place.name + "shared_expert_gate.weight" : "", module_place());
   }
   parts.report = report;
   return MoeLayer(std::move(parts));
@@ -64,13 +74,13 @@ MoeLayer make_layer(const Case& c, const ModelShape& model, Communicator& group,
 TEST(MoeLayer, IsTheLoopForwardAndBackward) {
   for (const Case& c : cases()) {
     SCOPED_TRACE(c.name);
-    const ModelShape model = shape_of(c);
+    const MoeSettings model = settings_of(c);
     EventLog records;
     const auto self = make_self(records);
     const auto report = std::make_shared<RouterReport>(cpu(), c.experts);
     MoeLayer layer = make_layer(c, model, *self, report);
     LayerRig rig([&](const auto& see) { layer.visit(see); }, 2, 12);
-    const Tensor x = random_tensor({24, model.width}, 1);
+    const Tensor x = random_tensor({24, kWidth}, 1);
     const Tensor dy = random_tensor(x.shape(), 2);
 
     loops::Routing how;
@@ -132,11 +142,16 @@ class Copying final : public Router {
     self = to_f64(dself);
     return Tensor::zeros(context.stream, {dself.elements(), 6});
   }
+  RouterCost cost() const override {
+    RouterCost cost;
+    cost.slots_per_token = 1;
+    return cost;
+  }
   std::vector<double> weight, self;
 };
 
 TEST(MoeLayer, PassesTokensOnThemselvesWhereARouterSaysSo) {
-  const ModelShape model = shape_of({"", 2, 1, 0, false, false, 0});
+  const MoeSettings model = settings_of({"", 2, 1, 0, false, false, 0});
   EventLog records;
   const auto self = make_self(records);
   MoeLayer::Parts parts;
@@ -144,7 +159,8 @@ TEST(MoeLayer, PassesTokensOnThemselvesWhereARouterSaysSo) {
   const Copying& seen = *router;
   parts.router = std::move(router);
   parts.exchange = find_exchange("direct").make(*self, 2, 1, 0);
-  parts.experts = make_experts(model, 0, 0, 2);
+  parts.experts = make_experts(model, module_place(), 0, 2);
+  parts.expert_count = 2;
   parts.report = std::make_shared<RouterReport>(cpu(), 2);
   MoeLayer layer(std::move(parts));
   LayerRig rig([&](const auto& see) { layer.visit(see); }, 1, 9);
@@ -158,7 +174,7 @@ TEST(MoeLayer, PassesTokensOnThemselvesWhereARouterSaysSo) {
       std::vector<S> routed(6, S(0.0));
       if (n % 3 > 0) {
         const auto names = names::expert(0, static_cast<Index>(n % 3) - 1);
-        routed = loops::feed_forward(model, w, {names.gate, names.up, names.down}, row);
+        routed = loops::feed_forward(model.expert, w, {names.gate, names.up, names.down}, row);
       }
       for (std::size_t c = 0; c < 6; ++c) y.push_back(row[c] * w.at("self")[n] + routed[c] * w.at("weight")[n]);
     }

@@ -4,7 +4,7 @@
 #include <numeric>
 #include <utility>
 
-#include "core/nn/model_shape.h"
+#include "core/nn/model_settings.h"
 #include "core/ops/routing.h"
 #include "tests/support/differentiable.h"
 
@@ -57,9 +57,9 @@ void rotate(S* head, std::size_t width, double position, double base) {
 
 /// Causal grouped-query attention; a row attends to as many rows before it as its position says.
 template <class S>
-Rows<S> attention(const ModelShape& model, const Named<S>& w, const std::string& prefix, const Rows<S>& x,
+Rows<S> attention(const AttentionSettings& model, const Named<S>& w, const std::string& prefix, const Rows<S>& x,
                   const std::vector<int>& positions) {
-  const auto width = static_cast<std::size_t>(model.width);
+  const std::size_t width = x.size() / positions.size();
   const auto heads = static_cast<std::size_t>(model.heads);
   const auto kv_heads = static_cast<std::size_t>(model.kv_heads);
   const auto d = static_cast<std::size_t>(model.head_width);
@@ -80,8 +80,8 @@ Rows<S> attention(const ModelShape& model, const Named<S>& w, const std::string&
       for (std::size_t m = n - static_cast<std::size_t>(positions[n]); m <= n; ++m) {
         S score = 0.0;
         for (std::size_t i = 0; i < d; ++i) score += q[(n * heads + h) * d + i] * k[(m * kv_heads + shared) * d + i];
-        score = score * static_cast<double>(model.attention_scale);
-        const auto cap = static_cast<double>(model.attention_cap);
+        score = score * static_cast<double>(model.scale);
+        const auto cap = static_cast<double>(model.cap);
         if (cap > 0) score = tanh(score / cap) * cap;
         weight.push_back(exp(score));
         total += weight.back();
@@ -120,8 +120,8 @@ struct Names {
 };
 /// One feed-forward on rows; an ungated one has only `up` and `down`.
 template <class S>
-Rows<S> feed_forward(const ModelShape& model, const Named<S>& w, const Names& names, const Rows<S>& x) {
-  const auto width = static_cast<std::size_t>(model.width);
+Rows<S> feed_forward(const FeedForwardSettings& model, const Named<S>& w, const Names& names, const Rows<S>& x) {
+  const std::size_t width = w.at(names.up).size() / static_cast<std::size_t>(model.hidden);
   Rows<S> h = product(x, w.at(names.up), width);
   if (model.gated) {
     const Rows<S> gate = product(x, w.at(names.gate), width);
@@ -163,9 +163,9 @@ struct Choices {
   std::vector<int> expert;  // (n * k), -1 where dropped
 };
 template <class S>
-Choices<S> route(const ModelShape& model, const Routing& how, const std::vector<S>& gate, const Rows<S>& x, Auxiliary<S>& aux) {
-  const auto width = static_cast<std::size_t>(model.width);
+Choices<S> route(const MoeSettings& model, const Routing& how, const std::vector<S>& gate, const Rows<S>& x, Auxiliary<S>& aux) {
   const auto experts = static_cast<std::size_t>(model.experts);
+  const std::size_t width = gate.size() / experts;
   const auto k = static_cast<std::size_t>(model.top_k);
   Rows<S> seen = x;
   for (std::size_t i = 0; i < how.noise.size(); ++i) seen[i] = seen[i] * how.noise[i];
@@ -248,9 +248,9 @@ Choices<S> route(const ModelShape& model, const Routing& how, const std::vector<
 
 /// sum over a row's choices of weight * expert(row), plus the shared experts.
 template <class S>
-Rows<S> moe(const ModelShape& model, const Routing& how, const Named<S>& w, const std::string& prefix, const Rows<S>& x,
+Rows<S> moe(const MoeSettings& model, const Routing& how, const Named<S>& w, const std::string& prefix, const Rows<S>& x,
             Auxiliary<S>& aux) {
-  const auto width = static_cast<std::size_t>(model.width);
+  const std::size_t width = w.at(prefix + "gate.weight").size() / static_cast<std::size_t>(model.experts);
   const auto k = static_cast<std::size_t>(model.top_k);
   const Choices<S> choices = route(model, how, w.at(prefix + "gate.weight"), x, aux);
   Rows<S> y(x.size(), S(0.0));
@@ -259,12 +259,13 @@ Rows<S> moe(const ModelShape& model, const Routing& how, const Named<S>& w, cons
     const std::size_t row = slot / k;
     const std::string expert = prefix + "experts." + std::to_string(choices.expert[slot]) + ".";
     const Rows<S> one(x.begin() + static_cast<std::ptrdiff_t>(row * width), x.begin() + static_cast<std::ptrdiff_t>((row + 1) * width));
-    const Rows<S> out = feed_forward(model, w, {expert + "w1.weight", expert + "w3.weight", expert + "w2.weight"}, one);
+    const Rows<S> out = feed_forward(model.expert, w, {expert + "w1.weight", expert + "w3.weight", expert + "w2.weight"}, one);
     for (std::size_t c = 0; c < width; ++c) y[row * width + c] += choices.weight[slot] * out[c];
   }
-  if (model.shared_hidden > 0) {
+  if (model.shared) {
     const std::string shared = prefix + "shared_experts.";
-    const Rows<S> out = feed_forward(model, w, {shared + "gate_proj.weight", shared + "up_proj.weight", shared + "down_proj.weight"}, x);
+    const Rows<S> out =
+        feed_forward(*model.shared, w, {shared + "gate_proj.weight", shared + "up_proj.weight", shared + "down_proj.weight"}, x);
     const Rows<S> gate = model.shared_gate ? product(x, w.at(prefix + "shared_expert_gate.weight"), width) : Rows<S>();
     for (std::size_t i = 0; i < y.size(); ++i) y[i] += model.shared_gate ? sigmoid(gate[i / width]) * out[i] : out[i];
   }
@@ -273,52 +274,55 @@ Rows<S> moe(const ModelShape& model, const Routing& how, const Named<S>& w, cons
 
 /// A whole model: logits of every row, and the auxiliary losses of its layers.
 template <class S>
-Rows<S> transformer(const ModelShape& model, const Routing& how, const Named<S>& w, const std::vector<int>& ids,
+Rows<S> transformer(const ModelSettings& model, const Routing& how, const Named<S>& w, const std::vector<int>& ids,
                     const std::vector<int>& positions, Auxiliary<S>& aux) {
   const auto width = static_cast<std::size_t>(model.width);
-  const auto epsilon = static_cast<double>(model.norm_epsilon);
   Rows<S> x;
   for (const int id : ids) {
     for (std::size_t c = 0; c < width; ++c) {
       x.push_back(w.at("model.embed_tokens.weight")[static_cast<std::size_t>(id) * width + c] * static_cast<double>(model.embedding_scale));
     }
   }
-  const auto branch = [&](const std::string& norm, const std::string& post, const auto& inner) {
-    Rows<S> y = inner(rms_norm(x, w.at(norm), epsilon));
-    if (model.post_norms) y = rms_norm(y, w.at(post), epsilon);
-    for (std::size_t i = 0; i < x.size(); ++i) x[i] += y[i];
-  };
-  for (Index layer = 0; layer < model.layers; ++layer) {
-    const std::string prefix = "model.layers." + std::to_string(layer) + ".";
-    const auto dense = [&](const std::string& name) {
-      return [&, name](const Rows<S>& rows) {
-        return feed_forward(
-            model, w, {prefix + name + "gate_proj.weight", prefix + name + "up_proj.weight", prefix + name + "down_proj.weight"}, rows);
-      };
+  std::size_t experts = 0;
+  for (Index number = 0; number < model.depth(); ++number) {
+    const LayerSettings& layer = model.layer(number);
+    const std::string prefix = "model.layers." + std::to_string(number) + ".";
+    const auto epsilon = static_cast<double>(layer.norm_epsilon);
+    const auto branch = [&](const std::string& norm, const std::string& post, const auto& inner) {
+      Rows<S> y = inner(rms_norm(x, w.at(prefix + norm), epsilon));
+      if (layer.post_norms) y = rms_norm(y, w.at(prefix + post), epsilon);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += y[i];
     };
-    branch(prefix + "input_layernorm.weight", prefix + "attention_output_norm.weight",
-           [&](const Rows<S>& rows) { return attention(model, w, prefix + "self_attn.", rows, positions); });
-    branch(prefix + "post_attention_layernorm.weight", prefix + "feed_forward_output_norm.weight", [&](const Rows<S>& rows) {
-      return model.is_moe(layer) ? moe(model, how, w, prefix + "block_sparse_moe.", rows, aux) : dense("mlp.")(rows);
+    const auto dense = [&](const FeedForwardSettings& settings, const std::string& name, const Rows<S>& rows) {
+      return feed_forward(settings, w,
+                          {prefix + name + "gate_proj.weight", prefix + name + "up_proj.weight", prefix + name + "down_proj.weight"}, rows);
+    };
+    branch("input_layernorm.weight", "attention_output_norm.weight",
+           [&](const Rows<S>& rows) { return attention(layer.attention, w, prefix + "self_attn.", rows, positions); });
+    branch("post_attention_layernorm.weight", "feed_forward_output_norm.weight", [&](const Rows<S>& rows) {
+      if (layer.moe() == nullptr) return dense(std::get<FeedForwardSettings>(layer.feed_forward), "mlp.", rows);
+      experts = static_cast<std::size_t>(layer.moe()->experts);
+      return moe(*layer.moe(), how, w, prefix + "block_sparse_moe.", rows, aux);
     });
-    if (model.is_moe(layer) && model.dense_after > 0) {
-      branch(prefix + "dense_after_layernorm.weight", prefix + "dense_after_output_norm.weight", dense("dense_after."));
+    if (layer.dense_after) {
+      branch("dense_after_layernorm.weight", "dense_after_output_norm.weight",
+             [&](const Rows<S>& rows) { return dense(*layer.dense_after, "dense_after.", rows); });
     }
   }
   if (how.form == Routing::Form::huggingface) {  // rows of all layers pooled before the product
     const auto layers = static_cast<double>(aux.counts.size());
     const double pooled = layers * static_cast<double>(ids.size());
-    for (std::size_t e = 0; e < static_cast<std::size_t>(model.experts); ++e) {
+    for (std::size_t e = 0; e < experts; ++e) {
       double chosen = 0;
       S probability = 0.0;
       for (std::size_t layer = 0; layer < aux.counts.size(); ++layer) {
         chosen += aux.counts[layer][e];
         probability += aux.probability[layer][e];
       }
-      aux.loss += probability * (how.balance * static_cast<double>(model.experts) * chosen / (pooled * pooled));
+      aux.loss += probability * (how.balance * static_cast<double>(experts) * chosen / (pooled * pooled));
     }
   }
-  Rows<S> logits = product(rms_norm(x, w.at("model.norm.weight"), epsilon),
+  Rows<S> logits = product(rms_norm(x, w.at("model.norm.weight"), static_cast<double>(model.norm_epsilon)),
                            w.at(model.tied_output ? "model.embed_tokens.weight" : "lm_head.weight"), width);
   for (auto& value : logits) value = value * static_cast<double>(model.output_scale);
   return logits;

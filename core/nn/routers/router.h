@@ -56,6 +56,15 @@ class RoutingLog {
 /// Sums a tensor over all ranks: given at construction to routers with state that is not learned by gradient.
 using SumOverRanks = std::function<Work(Context&, const Tensor&)>;
 
+/// What a router costs. Everything after it is costed by its slots (law 13).
+struct RouterCost {
+  double slots_per_token = 0;  // expected choices per token
+  Index parameters = 0;        // learned values
+  std::vector<MatmulCost> matmuls;
+  Index state_bytes = 0;             // not learned, on every rank
+  double saved_bytes_per_token = 0;  // kept for backward
+};
+
 /// Assigns tokens to experts. Sees rows and, through the context, ids, positions, sequence bounds, step and pass; knows no ranks.
 class Router {
  public:
@@ -69,6 +78,7 @@ class Router {
   virtual void after_step(Context&, bool skipped) { (void)skipped; }
   /// Whether training lets a token's choice depend on later tokens; such routers are in the written list of leaking ones.
   virtual bool sees_later_tokens() const noexcept { return false; }
+  virtual RouterCost cost() const = 0;
 };
 
 /// Where a router stands and what it may choose from: the same for every kind.

@@ -118,6 +118,18 @@ Tensor SoftmaxTopK::backward(Context& context, const Tensor& dweight, const Tens
   return dx;
 }
 
+RouterCost SoftmaxTopK::cost() const {
+  RouterCost cost;
+  const auto k = static_cast<double>(place_.top_k);
+  cost.slots_per_token = k;
+  cost.parameters = gate_.parameter().shape.elements();
+  cost.matmuls = {gate_.matmul("")};
+  // The row and the probabilities in f32, their log-sum-exp; choices and weights, and once more choices where some are dropped.
+  cost.saved_bytes_per_token = 4 * (static_cast<double>(place_.width + place_.experts) + 1 + 2 * k);
+  if (settings_.capacity_factor > 0) cost.saved_bytes_per_token += 4 * k;
+  return cost;
+}
+
 void SoftmaxTopK::visit(const std::function<void(Parameter&)>& see) { see(gate_.parameter()); }
 
 }  // namespace yard

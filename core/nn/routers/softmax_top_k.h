@@ -31,6 +31,7 @@ class SoftmaxTopK final : public Router {
   Tensor backward(Context&, const Tensor& dweight, const Tensor& dself, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
   bool sees_later_tokens() const noexcept override { return settings_.capacity_factor > 0 && settings_.drop != ops::DropPolicy::position; }
+  RouterCost cost() const override;
 
  private:
   struct Saved {

@@ -12,15 +12,27 @@ using namespace test;
 constexpr ops::Activation kActivations[] = {ops::Activation::silu, ops::Activation::gelu_tanh, ops::Activation::gelu,
                                             ops::Activation::relu};
 
-ModelShape shape_with(bool gated, ops::Activation activation) {
-  ModelShape model;
-  model.width = 6;
-  model.hidden = 5;
-  model.layers = 1;
-  model.experts = 4;
-  model.gated = gated;
-  model.activation = activation;
-  return model;
+constexpr Index kWidth = 6;
+
+MoeSettings moe_with(bool gated, ops::Activation activation) {
+  MoeSettings moe;
+  moe.experts = 4;
+  moe.expert.hidden = 5;
+  moe.expert.gated = gated;
+  moe.expert.activation = activation;
+  return moe;
+}
+
+ModulePlace place() {
+  ModulePlace here;
+  here.width = kWidth;
+  return here;
+}
+
+FeedForwardSettings dense_with(bool gated, ops::Activation activation, Index hidden) {
+  FeedForwardSettings settings = moe_with(gated, activation).expert;
+  settings.hidden = hidden;
+  return settings;
 }
 
 /// The inner product with fixed numbers: a loss whose gradient in y is `pull`.
@@ -34,15 +46,15 @@ S pulled(const std::vector<S>& y, const Tensor& pull) {
 
 /// Rows grouped by expert through their experts, times their weights.
 template <class S>
-std::vector<S> bank(const ModelShape& model, const Named<S>& w, const std::vector<Index>& counts, bool weighted) {
+std::vector<S> bank(const MoeSettings& moe, const Named<S>& w, const std::vector<Index>& counts, bool weighted) {
   std::vector<S> y;
   std::size_t row = 0;
-  const auto width = static_cast<std::ptrdiff_t>(model.width);
+  const auto width = static_cast<std::ptrdiff_t>(kWidth);
   for (std::size_t e = 0; e < counts.size(); ++e) {
     const auto names = names::expert(0, static_cast<Index>(e));
     for (Index i = 0; i < counts[e]; ++i, ++row) {
       const auto first = w.at("x").begin() + static_cast<std::ptrdiff_t>(row) * width;
-      auto out = loops::feed_forward(model, w, {names.gate, names.up, names.down}, std::vector<S>(first, first + width));
+      auto out = loops::feed_forward(moe.expert, w, {names.gate, names.up, names.down}, std::vector<S>(first, first + width));
       for (const S& value : out) y.push_back(weighted ? value * w.at("weight")[row] : value);
     }
   }
@@ -54,13 +66,13 @@ TEST(Experts, ABankIsTheLoopForwardAndBackward) {
   for (const auto activation : kActivations) {
     for (const bool gated : {true, false}) {
       for (const bool weighted : {true, false}) {
-        const ModelShape model = shape_with(gated, activation);
-        const auto experts = make_experts(model, 0, 0, 4);
+        const MoeSettings moe = moe_with(gated, activation);
+        const auto experts = make_experts(moe, place(), 0, 4);
         LayerRig rig([&](const auto& see) { experts->visit(see); }, 1, 9);
-        const Tensor x = random_tensor({9, model.width}, 1);
+        const Tensor x = random_tensor({9, kWidth}, 1);
         const Tensor weight = random_tensor({9}, 2);
         const Tensor dy = random_tensor(x.shape(), 3);
-        const auto loss = [&](const auto& w) { return pulled(bank(model, w, counts, weighted), dy); };
+        const auto loss = [&](const auto& w) { return pulled(bank(moe, w, counts, weighted), dy); };
         Named<double> at = rig.named();
         at["x"] = to_f64(x);
         if (weighted) at["weight"] = to_f64(weight);
@@ -70,7 +82,7 @@ TEST(Experts, ABankIsTheLoopForwardAndBackward) {
         Tape tape;
         Context context = rig.context();
         const Tensor y = experts->forward(context, {x, weighted ? weight : Tensor(), {}, 0, counts}, tape);
-        expect_close(y, bank(model, at, counts, weighted), 1e-5, "y");
+        expect_close(y, bank(moe, at, counts, weighted), 1e-5, "y");
         const ExpertsGradient gradient = experts->backward(context, dy, tape);
         rig.expect_gradients(gradient.rows, exact, 1e-5);
         EXPECT_EQ(gradient.weight.defined(), weighted);
@@ -82,26 +94,26 @@ TEST(Experts, ABankIsTheLoopForwardAndBackward) {
 }
 
 TEST(Experts, APieceOfABankWorksOnItsOwnExperts) {
-  const ModelShape model = shape_with(true, ops::Activation::silu);
-  const auto experts = make_experts(model, 0, 0, 4);
+  const MoeSettings moe = moe_with(true, ops::Activation::silu);
+  const auto experts = make_experts(moe, place(), 0, 4);
   LayerRig rig([&](const auto& see) { experts->visit(see); }, 1, 5);
-  const Tensor x = random_tensor({5, model.width}, 1);
+  const Tensor x = random_tensor({5, kWidth}, 1);
   Named<double> at = rig.named();
   at["x"] = to_f64(x);
   Tape tape;
   Context context = rig.context();
   const std::vector<Index> piece = {2, 3};  // of experts 2 and 3
-  expect_close(experts->forward(context, {x, {}, {}, 2, piece}, tape), bank(model, at, {0, 0, 2, 3}, false), 1e-5, "y");
+  expect_close(experts->forward(context, {x, {}, {}, 2, piece}, tape), bank(moe, at, {0, 0, 2, 3}, false), 1e-5, "y");
 }
 
 TEST(Experts, NoRowsAreAnOrdinaryCase) {
-  const ModelShape model = shape_with(true, ops::Activation::silu);
-  const auto experts = make_experts(model, 0, 0, 4);
+  const MoeSettings moe = moe_with(true, ops::Activation::silu);
+  const auto experts = make_experts(moe, place(), 0, 4);
   LayerRig rig([&](const auto& see) { experts->visit(see); }, 1, 1);
   Tape tape;
   Context context = rig.context();
   const std::vector<Index> none = {0, 0, 0, 0};
-  const Tensor nothing(cpu(), {0, model.width});
+  const Tensor nothing(cpu(), {0, kWidth});
   EXPECT_EQ(experts->forward(context, {nothing, Tensor(cpu(), {0}), {}, 0, none}, tape).length(), 0);
   EXPECT_EQ(experts->backward(context, nothing, tape).rows.length(), 0);
   for (const auto& [name, gradient] : rig.gradients()) {
@@ -111,16 +123,16 @@ TEST(Experts, NoRowsAreAnOrdinaryCase) {
 
 TEST(Experts, SharedExpertsAreTheLoopWithAndWithoutTheirGate) {
   for (const bool gate : {true, false}) {
-    const ModelShape model = shape_with(true, ops::Activation::gelu);
-    SharedExperts shared(make_dense_bank(model, 0, 7, "s."), gate ? "g" : "", model.width, 0.02F);
+    const FeedForwardSettings dense = dense_with(true, ops::Activation::gelu, 7);
+    SharedExperts shared(make_dense_bank(dense, place(), "s."), gate ? "g" : "", place());
     LayerRig rig([&](const auto& see) { shared.visit(see); }, 2, 3);
-    const Tensor x = random_tensor({6, model.width}, 1);
+    const Tensor x = random_tensor({6, kWidth}, 1);
     const Tensor dy = random_tensor(x.shape(), 3);
     const auto out = [&](const auto& w) {
-      auto y = loops::feed_forward(model, w, {"s.gate_proj.weight", "s.up_proj.weight", "s.down_proj.weight"}, w.at("x"));
+      auto y = loops::feed_forward(dense, w, {"s.gate_proj.weight", "s.up_proj.weight", "s.down_proj.weight"}, w.at("x"));
       if (!gate) return y;
-      const auto logit = loops::product(w.at("x"), w.at("g"), static_cast<std::size_t>(model.width));
-      for (std::size_t i = 0; i < y.size(); ++i) y[i] = y[i] * loops::sigmoid(logit[i / static_cast<std::size_t>(model.width)]);
+      const auto logit = loops::product(w.at("x"), w.at("g"), static_cast<std::size_t>(kWidth));
+      for (std::size_t i = 0; i < y.size(); ++i) y[i] = y[i] * loops::sigmoid(logit[i / static_cast<std::size_t>(kWidth)]);
       return y;
     };
     const auto loss = [&](const auto& w) { return pulled(out(w), dy); };
@@ -137,12 +149,14 @@ TEST(Experts, SharedExpertsAreTheLoopWithAndWithoutTheirGate) {
 }
 
 TEST(Experts, ADenseFeedForwardIsTheLoop) {
-  const ModelShape model = shape_with(false, ops::Activation::relu);
-  DenseFeedForward dense(make_dense_bank(model, 0, 9, "d."));
+  const FeedForwardSettings settings = dense_with(false, ops::Activation::relu, 9);
+  DenseFeedForward dense(make_dense_bank(settings, place(), "d."));
   LayerRig rig([&](const auto& see) { dense.visit(see); }, 2, 3);
-  const Tensor x = random_tensor({6, model.width}, 1);
+  const Tensor x = random_tensor({6, kWidth}, 1);
   const Tensor dy = random_tensor(x.shape(), 3);
-  const auto out = [&](const auto& w) { return loops::feed_forward(model, w, {"", "d.up_proj.weight", "d.down_proj.weight"}, w.at("x")); };
+  const auto out = [&](const auto& w) {
+    return loops::feed_forward(settings, w, {"", "d.up_proj.weight", "d.down_proj.weight"}, w.at("x"));
+  };
   Named<double> at = rig.named();
   at["x"] = to_f64(x);
   Tape tape;
@@ -154,11 +168,11 @@ TEST(Experts, ADenseFeedForwardIsTheLoop) {
 /// Dropout inside an expert: a value is kept, divided by the probability of staying, or zero; the same rows meet the same draws in backward
 /// and however they are grouped.
 TEST(Experts, DropoutFallsOnTheSameValuesForwardAndBackward) {
-  ModelShape model = shape_with(false, ops::Activation::silu);
-  model.expert_dropout = 0.5F;
-  const auto experts = make_experts(model, 0, 0, 4);
+  MoeSettings moe = moe_with(false, ops::Activation::silu);
+  moe.expert.dropout = 0.5F;
+  const auto experts = make_experts(moe, place(), 0, 4);
   LayerRig rig([&](const auto& see) { experts->visit(see); }, 1, 6);
-  const Tensor x = random_tensor({6, model.width}, 1);
+  const Tensor x = random_tensor({6, kWidth}, 1);
   const Tensor key(cpu(), {6}, DType::i64);
   for (int i = 0; i < 6; ++i) key.data<std::int64_t>()[i] = 100 + i;
   const std::vector<Index> counts = {2, 1, 0, 3};

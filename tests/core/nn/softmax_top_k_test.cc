@@ -101,9 +101,8 @@ loops::Routing told(const Case& c) {
   return how;
 }
 
-ModelShape model_of(const Case& c) {
-  ModelShape model;
-  model.width = kWidth;
+MoeSettings model_of(const Case& c) {
+  MoeSettings model;
   model.experts = c.experts;
   model.top_k = c.k;
   return model;

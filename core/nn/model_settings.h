@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "core/nn/module.h"
+#include "core/ops/activation.h"
+#include "core/ops/attention.h"
+
+namespace yard {
+
+/// What backward recomputes instead of keeping: nothing, the feed-forward layers, or whole blocks.
+enum class Recompute : std::uint8_t { none, moe, full };
+
+/// Grouped-query attention with rotary positions.
+struct AttentionSettings {
+  Index heads = 1, kv_heads = 1, head_width = 64;
+  float scale = 0.125F;  // of the scores
+  float cap = 0;         // cap * tanh(score / cap) after the scale; 0 for none
+  float rope_base = 1e4F;
+
+  ops::Heads shape() const noexcept { return {heads, kv_heads, head_width}; }
+  Index query_width() const noexcept { return heads * head_width; }
+  Index key_width() const noexcept { return kv_heads * head_width; }
+};
+
+/// One feed-forward: a dense one, one expert, or the shared experts computed as one.
+struct FeedForwardSettings {
+  Index hidden = 0;
+  bool gated = true;
+  ops::Activation activation = ops::Activation::silu;
+  float dropout = 0;  // of the hidden row
+};
+
+/// A Mixture-of-Experts feed-forward. The router's own settings are with the router.
+struct MoeSettings {
+  Index experts = 1, top_k = 1;
+  FeedForwardSettings expert;
+  std::optional<FeedForwardSettings> shared;
+  bool shared_gate = false;  // multiplies the shared experts' output by sigmoid(w . x)
+};
+
+/// One transformer layer: attention, a dense or a Mixture-of-Experts feed-forward, and optionally a dense one after it.
+struct LayerSettings {
+  AttentionSettings attention;
+  std::variant<FeedForwardSettings, MoeSettings> feed_forward;
+  std::optional<FeedForwardSettings> dense_after;  // with its own norm and residual
+  float norm_epsilon = 1e-5F;
+  bool post_norms = false;  // RMSNorm on each branch's output before the residual sum
+  float dropout = 0;        // of each branch's output
+
+  const MoeSettings* moe() const noexcept { return std::get_if<MoeSettings>(&feed_forward); }
+};
+
+/// Everything that decides a model's parameters and function (semantics, section 1), resolved: no value stands for another.
+struct ModelSettings {
+  Index vocabulary = 0, width = 0;
+  Index positions = 0;  // longest context
+  std::vector<LayerSettings> layers;
+  float embedding_scale = 1, output_scale = 1;
+  float norm_epsilon = 1e-5F;  // of the final norm
+  bool tied_output = false;
+  bool f32_residual = false;
+  Recompute recompute = Recompute::none;
+  float deviation = 0.02F;     // init std
+  bool scale_residual = true;  // matrices that write into the residual stream start with deviation / sqrt(2 layers)
+
+  Index depth() const noexcept { return static_cast<Index>(layers.size()); }
+  const LayerSettings& layer(Index number) const { return layers.at(static_cast<std::size_t>(number)); }
+  Index moe_layers() const noexcept {
+    Index count = 0;
+    for (const LayerSettings& each : layers) count += each.moe() != nullptr ? 1 : 0;
+    return count;
+  }
+  /// Initial values of matrices that write into the residual stream (semantics, section 4).
+  Init residual_init() const noexcept {
+    return Init::normal(scale_residual ? deviation / std::sqrt(2.0F * static_cast<float>(depth())) : deviation);
+  }
+};
+
+/// Where a module stands in its model, and what its matrices start from.
+struct ModulePlace {
+  Index layer = 0;  // from 0
+  Index width = 0;  // hidden size
+  Init init;
+  Init residual_init;  // of matrices that write into the residual stream
+
+  ModulePlace() = default;
+  ModulePlace(const ModelSettings& model, Index number)
+      : layer(number), width(model.width), init(Init::normal(model.deviation)), residual_init(model.residual_init()) {}
+};
+
+}  // namespace yard
