@@ -6,7 +6,7 @@
 
 #include "core/data/tokenizer.h"
 #include "core/tensor/dtype.h"
-#include "parallel/checkpoint/families.h"
+#include "parallel/checkpoint/hugging_face.h"
 #include "proto/config.pb.h"
 
 namespace yard {

@@ -202,6 +202,7 @@ class Run {
     settings.keep_every = config_.checkpoint().keep_every();
     settings.wide = config_.checkpoint().weights() == RunConfig::Weights::f32;
     settings.background = config_.checkpoint().async();
+    settings.names = names_of_model(config_);
     agree(runtime_.control, [&] {
       if (runtime_.rank == 0) settings.texts = checkpoint_texts(config_, settings.wide ? DType::f32 : compute_, *tokenizer_);
     });

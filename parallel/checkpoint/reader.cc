@@ -11,7 +11,7 @@
 #include "core/io/safetensors.h"
 #include "core/ops/elementwise.h"
 #include "parallel/checkpoint/contents.h"
-#include "parallel/checkpoint/families.h"
+#include "parallel/checkpoint/hugging_face.h"
 
 namespace yard {
 namespace {
@@ -38,7 +38,7 @@ class Files {
 class ModelFiles {
  public:
   explicit ModelFiles(const fs::path& folder) : folder_(folder), files_(folder) {
-    family_ = read_hugging_face_config(folder.string()).family;
+    names_ = names_of_family(read_hugging_face_config(folder.string()).family);
     const fs::path index_path = folder / "model.safetensors.index.json";
     if (!fs::exists(index_path)) {
       for (const auto& entry : files_.open("model.safetensors").entries()) where_[entry.name] = "model.safetensors";
@@ -56,22 +56,20 @@ class ModelFiles {
     }
   }
 
-  /// Where a tensor of ours lies; nothing when it is missing.
-  struct Place {
-    StoredPart stored;
-    bool renamed = false;
-  };
-  bool find(const std::string& name, Place& place) const {
-    place = {{name, -1, 0, 1}, false};
-    if (where_.contains(name)) return true;
-    place = {other_name(family_, name), true};
-    return where_.contains(place.stored.tensor);
+  /// Where a tensor of ours is in the files; empty `tensor` when it is missing.
+  StoredPart find(const std::string& name) const {
+    for (StoredPart& place : names_.places(name)) {
+      if (where_.contains(place.tensor)) return place;
+    }
+    return {};
   }
+  /// The name that it should have there.
+  std::string stored_name(const std::string& name) const { return names_.stored(name); }
   const SafetensorsEntry& entry(const std::string& tensor) { return files_.open(where_.at(tensor)).entry(tensor); }
-  void read(const Place& place, const Tensor& out) {
-    const Index item = std::max<Index>(0, place.stored.item);
-    const Index first = (item * place.stored.parts + place.stored.part) * out.elements();
-    files_.open(where_.at(place.stored.tensor)).read_elements(place.stored.tensor, first, out);
+  void read(const StoredPart& place, const Tensor& out) {
+    const Index item = std::max<Index>(0, place.item);
+    const Index first = (item * place.parts + place.part) * out.elements();
+    files_.open(where_.at(place.tensor)).read_elements(place.tensor, first, out);
   }
   std::vector<std::string> names() const {
     std::vector<std::string> all;
@@ -83,7 +81,7 @@ class ModelFiles {
  private:
   fs::path folder_;
   Files files_;
-  std::string family_;
+  NameTable names_;
   std::map<std::string, std::string> where_;
 };
 
@@ -137,18 +135,18 @@ void check_names(ModelFiles& files, const ParameterStore& store, const std::vect
   std::vector<std::string> misshapen;
   std::vector<std::string> mistyped;
   const auto see = [&](const std::string& name, const std::vector<Index>* shape) {
-    ModelFiles::Place place;
-    if (!files.find(name, place)) {
-      missing.push_back(name);
+    const StoredPart place = files.find(name);
+    if (place.tensor.empty()) {
+      missing.push_back(files.stored_name(name));
       return;
     }
-    used.insert(place.stored.tensor);
+    used.insert(place.tensor);
     if (shape == nullptr) return;
-    const auto wanted = stored_shape(*shape, place.stored, experts);
-    const SafetensorsEntry& entry = files.entry(place.stored.tensor);
+    const auto wanted = stored_shape(*shape, place, experts);
+    const SafetensorsEntry& entry = files.entry(place.tensor);
     const bool real = entry.dtype == "F32" || entry.dtype == "BF16" || entry.dtype == "F16" || entry.dtype == "F64";
-    if (!real) mistyped.push_back(place.stored.tensor + " is " + entry.dtype);
-    if (entry.shape != wanted) misshapen.push_back(place.stored.tensor + " is " + entry.shape_text() + " instead of " + shape_text(wanted));
+    if (!real) mistyped.push_back(place.tensor + " is " + entry.dtype);
+    if (entry.shape != wanted) misshapen.push_back(place.tensor + " is " + entry.shape_text() + " instead of " + shape_text(wanted));
   };
   for (const FlatBuffer& buffer : store.buffers()) {
     std::set<std::string> seen;
@@ -186,8 +184,7 @@ void load_model(Stream& stream, const std::string& folder, ParameterStore& store
   ModelFiles files{fs::path(folder)};
   check_names(files, store, states, experts, tied_output);
   const auto read = [&](const std::string& name, const Tensor& out) {
-    ModelFiles::Place place;
-    if (files.find(name, place)) fill(stream, out, [&](const Tensor& values) { files.read(place, values); });
+    fill(stream, out, [&, place = files.find(name)](const Tensor& values) { files.read(place, values); });
   };
   for (std::size_t b = 0; b < store.buffers().size(); ++b) {
     const FlatBuffer& buffer = store.buffers()[b];

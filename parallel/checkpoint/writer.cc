@@ -139,7 +139,9 @@ void CheckpointWriter::save(Context& context, Mesh& mesh, ParameterStore& store,
     if (mesh.rank() == 0) begin_checkpoint(settings_.folder, job->state.step());
   });
   std::vector<OwnPiece> pieces;
-  auto model = split_into_files(model_contents(context, mesh, store, states, optimizer, settings_.wide), settings_.largest_file);
+  FileContents contents = model_contents(context, mesh, store, states, optimizer, settings_.wide);
+  for (FileTensor& tensor : contents) tensor.entry.name = settings_.names.stored(tensor.entry.name);
+  auto model = split_into_files(std::move(contents), settings_.largest_file);
   auto moments = split_into_files(optimizer_contents(mesh, store, optimizer, pieces), settings_.largest_file);
   const Numbering model_numbers = number_files(mesh.control(), model.size());
   const Numbering moment_numbers = number_files(mesh.control(), moments.size());

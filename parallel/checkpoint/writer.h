@@ -8,14 +8,15 @@
 #include <vector>
 
 #include "parallel/checkpoint/folder.h"
+#include "parallel/families/shared/name_table.h"
 #include "parallel/sharded_adamw.h"
 
 namespace yard {
 
 /// Writes checkpoints that are Hugging Face directories, with the optimizer's state beside the model:
 ///   config.json, generation_config.json, the tokenizer's files
-///   model-0000i-of-0000n.safetensors    values by their logical names, and model.safetensors.index.json
-///   optimizer-0000i-of-0000n.safetensors  moments and, in bf16, f32 masters, by the same names (proto/checkpoint.proto)
+///   model-0000i-of-0000n.safetensors    values by the names of the model's family, and model.safetensors.index.json
+///   optimizer-0000i-of-0000n.safetensors  moments and, in bf16, f32 masters, by our logical names (proto/checkpoint.proto)
 ///   state.json                          written last
 /// Every rank writes what it owns, all at once, and each file has one writer: replicas share the tensors that they all hold. Protocol: all
 /// ranks write into STEP.tmp and bring their files to the disk; when all have succeeded rank 0 writes state.json, renames the folder, and
@@ -29,6 +30,7 @@ class CheckpointWriter {
     bool wide = false;                         // whether the model's files are f32 also when the run is in bf16
     bool background = false;                   // whether files are written by a thread, from copies, while training goes on
     Index largest_file = Index{4} << 30;       // bytes of a model or optimizer file; a single tensor may be more
+    NameTable names;                           // of the model's tensors in its files; the optimizer's have our names
     std::map<std::string, std::string> texts;  // further files by name, such as config.json
   };
   explicit CheckpointWriter(Settings settings);

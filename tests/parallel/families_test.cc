@@ -1,5 +1,5 @@
-#include "parallel/checkpoint/families.h"
 #include "core/io/json.h"
+#include "parallel/checkpoint/hugging_face.h"
 
 #include <gmock/gmock.h>
 
@@ -85,7 +85,7 @@ TEST(Families, RefuseInOneSentence) {
   EXPECT_THAT(with("rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}), HasSubstr("rope_parameters is"));
   EXPECT_THAT(with("attention_bias", true), HasSubstr("attention_bias is true"));
   EXPECT_THAT(with("quantization_config", {{"bits", 4}}), HasSubstr("quantization_config is set"));
-  EXPECT_THAT(with("model_type", "qwen3_moe"), HasSubstr("those that can be read are mixtral, llama and switchyard"));
+  EXPECT_THAT(with("model_type", "qwen3_moe"), HasSubstr("those that can be read are llama, mixtral and switchyard"));
   EXPECT_THAT(with("num_local_experts", "eight"), HasSubstr("num_local_experts is \"eight\", but must be a whole number"));
   EXPECT_THAT(with("hidden_size", nullptr), HasSubstr("has no hidden_size"));
   EXPECT_THAT(refused(json("text")), HasSubstr("is not a JSON object"));
@@ -140,17 +140,32 @@ TEST(Families, ReadWhatTheyWrite) {
 
 TEST(Families, KnowTheFusedNames) {
   const std::string layer = "model.layers.12.";
-  const StoredPart up = other_name("mixtral", layer + "block_sparse_moe.experts.7.w3.weight");
+  const NameTable mixtral = names_of_family("mixtral");
+  const auto second = [&](const std::string& name) {
+    const auto places = mixtral.places(layer + name);
+    EXPECT_EQ(places.at(0).tensor, layer + name) << "the name that is written comes first";
+    return places.at(1);
+  };
+  const StoredPart up = second("block_sparse_moe.experts.7.w3.weight");
   EXPECT_EQ(up.tensor, layer + "mlp.experts.gate_up_proj");
   EXPECT_EQ(up.item, 7);
   EXPECT_EQ(up.part, 1);
   EXPECT_EQ(up.parts, 2);
-  EXPECT_EQ(other_name("mixtral", layer + "block_sparse_moe.experts.7.w2.weight").tensor, layer + "mlp.experts.down_proj");
-  EXPECT_EQ(other_name("mixtral", layer + "block_sparse_moe.gate.weight").tensor, layer + "mlp.gate.weight");
-  EXPECT_EQ(other_name("mixtral", layer + "self_attn.q_proj.weight").tensor, "");
-  EXPECT_EQ(other_name("llama", layer + "block_sparse_moe.gate.weight").tensor, "");
+  EXPECT_EQ(second("block_sparse_moe.experts.7.w2.weight").tensor, layer + "mlp.experts.down_proj");
+  EXPECT_EQ(second("block_sparse_moe.gate.weight").tensor, layer + "mlp.gate.weight");
+  EXPECT_EQ(second("block_sparse_moe.gate.weight").item, -1);
+  EXPECT_EQ(mixtral.places(layer + "self_attn.q_proj.weight").size(), 1U);
+  EXPECT_EQ(names_of_family("llama").places(layer + "block_sparse_moe.gate.weight").size(), 1U);
   EXPECT_TRUE(may_be_left_over("lm_head.weight", true));
   EXPECT_FALSE(may_be_left_over("lm_head.weight", false));
+}
+
+/// One table, read and written: no two of a model's tensors have one name in a file.
+TEST(Families, ATableGivesEveryTensorANameOfItsOwn) {
+  const NameTable renamed(std::vector<NameTable::Row>{{"model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight", "layers.{l}.{e}.gate"}});
+  EXPECT_EQ(renamed.stored("model.layers.3.block_sparse_moe.experts.11.w1.weight"), "layers.3.11.gate");
+  EXPECT_EQ(renamed.stored("model.layers.3.block_sparse_moe.experts.11.w2.weight"), "model.layers.3.block_sparse_moe.experts.11.w2.weight");
+  EXPECT_EQ(renamed.stored("model.norm.weight"), "model.norm.weight");
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <omp.h>
 
 #include "launch/config_rules.h"
-#include "parallel/checkpoint/families.h"
+#include "parallel/checkpoint/hugging_face.h"
 
 namespace yard::test {
 
@@ -54,7 +54,9 @@ std::map<std::string, std::vector<double>> TrainerRig::values() {
 CheckpointWriter::Settings writer_settings(const std::string& folder, const RunConfig& config) {
   CheckpointWriter::Settings settings;
   settings.folder = folder;
-  settings.texts = {{"config.json", hugging_face_config(resolve(config, 1), DType::f32, 0)}};
+  const RunConfig resolved = resolve(config, 1);
+  settings.names = names_of_model(resolved);
+  settings.texts = {{"config.json", hugging_face_config(resolved, DType::f32, 0)}};
   return settings;
 }
 

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "core/tensor/tensor.h"
+#include "parallel/families/shared/name_table.h"
 #include "proto/config.pb.h"
 
 namespace yard {
@@ -16,7 +17,7 @@ struct HuggingFaceConfig {
 };
 
 /// Reads FOLDER/config.json: the settings of transformers 4 (rope_theta, torch_dtype) and 5 (rope_parameters, dtype), of the families in
-/// families.cc. Throws InputError of one sentence with all that is not supported.
+/// parallel/families. Throws InputError of one sentence with all that is not supported.
 HuggingFaceConfig read_hugging_face_config(const std::string& folder);
 
 /// config.json of a resolved configuration: of the family that it is exactly one of, else of model_type `switchyard`, which no other
@@ -25,19 +26,10 @@ std::string hugging_face_config(const RunConfig& resolved, DType weights, std::i
 /// generation_config.json beside it.
 std::string hugging_face_generation_config(std::int32_t end_of_text);
 
-/// losses.balance from router_aux_loss_coef and back: the two formulas agree at perfect balance (semantics, section 7), where ours, summed
-/// over the MoE layers, is their number, and transformers', pooled, is top_k.
-double balance_from_hugging_face(double coefficient, Index moe_layers, Index top_k);
-double balance_to_hugging_face(double balance, Index moe_layers, Index top_k);
-
-/// Where the values of one of our tensors lie when a file has them under another name: in item `item` of the first axis of `tensor` (or in
-/// all of it, -1), as part `part` of `parts` equal ones.
-struct StoredPart {
-  std::string tensor;
-  Index item = -1, part = 0, parts = 1;
-};
-/// The other name that a family's files may use for a tensor of ours; empty `tensor` when there is none.
-StoredPart other_name(const std::string& family, const std::string& name);
+/// The names of tensors in a family's files; ours where there is no such family.
+NameTable names_of_family(const std::string& model_type);
+/// The names that a resolved configuration's checkpoints are written with: those of the family that hugging_face_config says.
+NameTable names_of_model(const RunConfig& resolved);
 
 /// Whether a file's tensor that no parameter asked for may be passed over: buffers that old files hold, and the output of a tied model.
 bool may_be_left_over(const std::string& tensor, bool tied_output);

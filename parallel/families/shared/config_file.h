@@ -1,0 +1,66 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/io/json.h"
+#include "proto/config.pb.h"
+
+namespace yard {
+
+/// A key of config.json and the field of `model` that it is; `ours` may be a field of `model.router`, "router.jitter".
+struct ConfigKey {
+  const char* theirs;
+  const char* ours;
+  const char* alternative = nullptr;  // another spelling
+  bool required = false;
+};
+
+/// A config.json that is being read.
+class ConfigFile {
+ public:
+  ConfigFile(nlohmann::json content, std::string path) : content_(std::move(content)), path_(std::move(path)) {}
+
+  /// The value of a key, or null where it is missing or null.
+  nlohmann::json value(const char* key) const { return content_.contains(key) ? content_[key] : nlohmann::json(); }
+  const std::string& path() const noexcept { return path_; }
+
+  /// Notes that the file asks for something that is not supported: "clip_qkv is 8 (queries are not clipped)".
+  void reject(const std::string& problem) { problems_.push_back(problem); }
+  /// Rejects a key whose value is neither missing nor null nor `only`: "KEY is VALUE (WHY)".
+  void reject_unless(const char* key, const nlohmann::json& only, const std::string& why);
+  /// Throws InputError of one sentence with everything that was rejected.
+  void check_supported() const;
+
+  /// Sets the key's field where the file has the key. Throws InputError when it is of another type, or missing and required.
+  void read(const ConfigKey&, RunConfig::Model&) const;
+
+ private:
+  nlohmann::json content_;
+  std::string path_;
+  std::vector<std::string> problems_;
+};
+
+/// The value of the key's field, for writing.
+nlohmann::json value_for(const ConfigKey&, const RunConfig::Model&);
+
+/// Keys that all families have.
+std::vector<ConfigKey> common_keys();
+
+// What several families reject, read or write alike.
+
+void reject_other_activations(ConfigFile&);
+void reject_scaled_positions(ConfigFile&);
+void reject_biases(ConfigFile&);
+/// rope_theta of transformers 4, or rope_parameters of transformers 5.
+void read_rotary_base(const ConfigFile&, RunConfig::Model&);
+/// losses.balance from router_aux_loss_coef.
+void read_balance(const ConfigFile&, RunConfig&);
+void write_balance(const RunConfig&, nlohmann::json&);
+
+/// losses.balance from router_aux_loss_coef and back: the two formulas agree at perfect balance (semantics, section 7), where ours, summed
+/// over the MoE layers, is their number, and transformers', pooled, is top_k.
+double balance_from_hugging_face(double coefficient, std::int64_t moe_layers, std::int64_t top_k);
+double balance_to_hugging_face(double balance, std::int64_t moe_layers, std::int64_t top_k);
+
+}  // namespace yard
