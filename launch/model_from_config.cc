@@ -47,6 +47,8 @@ AttentionSettings attention(const RunConfig::Model& model) {
   settings.scale = static_cast<float>(model.attention_scale());
   settings.cap = static_cast<float>(model.attention_cap());
   settings.rope_base = static_cast<float>(model.rope_base());
+  settings.qk_norm = model.qk_norm() == RunConfig::QkNorm::width ? QkNorm::width : QkNorm::none;
+  settings.norm_epsilon = static_cast<float>(model.norm_epsilon());
   return settings;
 }
 

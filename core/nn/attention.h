@@ -8,7 +8,8 @@
 
 namespace yard {
 
-/// Grouped-query causal attention with rotary positions; queries, keys and values come from one fused matmul.
+/// Grouped-query causal attention with rotary positions, optionally with RMSNorm on queries and keys before them; queries, keys and values
+/// come from one fused matmul.
 class Attention final : public Module {
  public:
   /// `prefix` is "model.layers.3.self_attn.": logical names are those of Hugging Face checkpoints.
@@ -19,15 +20,24 @@ class Attention final : public Module {
   void visit_costs(const CostVisitor&) const override;
 
  private:
+  /// Queries or keys before their norm, and 1 / root mean square of each row; empty without a norm.
+  struct Normed {
+    Tensor x, rstd;
+  };
   struct Saved {
     Tensor x, qkv;
     ops::AttentionOut attended;
+    Normed q, k;
   };
+  bool normed() const noexcept { return settings_.qk_norm != QkNorm::none; }
   ops::AttentionSettings scores(const Context&) const;
+  Normed norm_columns(Context&, const Tensor& qkv, Index first, const Parameter& weight) const;
+  void norm_columns_backward(Context&, const Tensor& dqkv, Index first, const Parameter& weight, const Normed&) const;
   AttentionSettings settings_;
   Index layer_;
   ops::Heads heads_;
   Linear qkv_, out_;
+  Parameter q_norm_, k_norm_;  // without values where there is no norm
 };
 
 /// The attention of one layer.

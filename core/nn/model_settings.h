@@ -14,12 +14,17 @@ namespace yard {
 /// What backward recomputes instead of keeping: nothing, the feed-forward layers, or whole blocks.
 enum class Recompute : std::uint8_t { none, moe, full };
 
+/// RMSNorm of queries and keys before rotary positions: none, or over all heads of a row at once (OLMoE).
+enum class QkNorm : std::uint8_t { none, width };
+
 /// Grouped-query attention with rotary positions.
 struct AttentionSettings {
   Index heads = 1, kv_heads = 1, head_width = 64;
   float scale = 0.125F;  // of the scores
   float cap = 0;         // cap * tanh(score / cap) after the scale; 0 for none
   float rope_base = 1e4F;
+  QkNorm qk_norm = QkNorm::none;
+  float norm_epsilon = 1e-5F;  // of qk_norm
 
   ops::Heads shape() const noexcept { return {heads, kv_heads, head_width}; }
   Index query_width() const noexcept { return heads * head_width; }

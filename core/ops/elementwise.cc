@@ -1,5 +1,6 @@
 #include "core/ops/elementwise.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -67,6 +68,19 @@ Tensor cast(Stream& stream, const Tensor& x, DType to) {
   Tensor y(stream, x.shape(), to);
   copy_into(stream, x, y);
   return y;
+}
+
+Tensor columns(Stream& stream, const Tensor& x, Index first, Index count) {
+  check(first >= 0 && count > 0 && first + count <= x.cols(), "columns [", first, ", ", first + count, ") are not all in ", x.shape());
+  Tensor y(stream, {x.rows(), count}, x.dtype());
+  dispatch(stream.device(), [&](auto on) { kernels::copy_columns(on, stream, x, first, y, 0, count); });
+  return y;
+}
+
+void set_columns(Stream& stream, const Tensor& x, const Tensor& into, Index first) {
+  check(first >= 0 && first + x.cols() <= into.cols() && x.rows() == into.rows() && x.dtype() == into.dtype(), "", name_of(x.dtype()), " ",
+        x.shape(), " cannot be the columns from ", first, " on of ", name_of(into.dtype()), " ", into.shape());
+  dispatch(stream.device(), [&](auto on) { kernels::copy_columns(on, stream, x, 0, into, first, x.cols()); });
 }
 
 void copy_into(Stream& stream, const Tensor& from, const Tensor& to) {
@@ -210,6 +224,18 @@ void scale_rows(Cpu, Stream&, const Tensor& x, const Tensor& gate, const Tensor&
           for (Index i = row * cols; i < (row + 1) * cols; ++i) to[i] = static_cast<float>(from[i]) * factor;
         }
       });
+    });
+  });
+}
+
+void copy_columns(Cpu, Stream&, const Tensor& from, Index from_first, const Tensor& to, Index to_first, Index count) {
+  const Index in = from.cols();
+  const Index out = to.cols();
+  with_float_type(from.dtype(), [&](auto type) {
+    const auto* source = from.data<decltype(type)>() + from_first;
+    auto* target = to.data<decltype(type)>() + to_first;
+    parallel_ranges(from.rows(), count, 1, [=](Index first, Index last) {
+      for (Index row = first; row < last; ++row) std::copy_n(source + row * in, count, target + row * out);
     });
   });
 }

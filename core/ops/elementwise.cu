@@ -123,6 +123,13 @@ __global__ void drop_row(const X* x, float rate, float factor, std::uint64_t key
   }
 }
 
+/// One block a row.
+template <class X>
+__global__ void copy_row_columns(const X* from, Index in, X* to, Index out, Index count) {
+  const Index row = blockIdx.x;
+  for (Index i = threadIdx.x; i < count; i += blockDim.x) to[row * out + i] = from[row * in + i];
+}
+
 }  // namespace
 
 void fill(Cuda, Stream& stream, const Tensor& x, float value) {
@@ -176,6 +183,14 @@ void scale_rows(Cuda, Stream& stream, const Tensor& x, const Tensor& gate, const
       };
       with_packs(x.cols(), body, x, y);
     });
+  });
+}
+
+void copy_columns(Cuda, Stream& stream, const Tensor& from, Index from_first, const Tensor& to, Index to_first, Index count) {
+  with_float_type(from.dtype(), [&](auto type) {
+    using X = decltype(type);
+    launch(copy_row_columns<X>, blocks_for(from.rows(), 1), row_threads(count), stream, on_device<X>(from) + from_first, from.cols(),
+           on_device<X>(to) + to_first, to.cols(), count);
   });
 }
 

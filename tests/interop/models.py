@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM
 
 VOCABULARY, POSITIONS = 300, 64
 # Two routed experts a token, grouped queries, a head width that is not width / heads; sizes that are no multiples of 16.
@@ -24,14 +24,25 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 1,
 }
-EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02, "sliding_window": None}
+# What a family has beside, and instead of, the common sizes.
+EXTRA = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02, "sliding_window": None},
+    "llama": {},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False, "router_aux_loss_coef": 0.01, "head_dim": 10, "pad_token_id": None},
+}
+CLASSES = {
+    "mixtral": (MixtralConfig, MixtralForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "olmoe": (OlmoeConfig, OlmoeForCausalLM),
+}
+MIXTURES = ("mixtral", "olmoe")
 
 
 def make_model(family, seed=1, theta=50000.0, **changes):
-    """A MixtralForCausalLM or LlamaForCausalLM in f32 with weights that depend on the seed; uneven ones, so that an error would show."""
-    sizes = {**SIZES, **(EXPERTS if family == "mixtral" else {}), "rope_parameters": {"rope_type": "default", "rope_theta": theta}, **changes}
-    config = (MixtralConfig if family == "mixtral" else LlamaConfig)(**sizes)
-    model = (MixtralForCausalLM if family == "mixtral" else LlamaForCausalLM)(config).float().eval()
+    """A model of the family in f32 with weights that depend on the seed; uneven ones, so that an error would show."""
+    sizes = {**SIZES, **EXTRA[family], "rope_parameters": {"rope_type": "default", "rope_theta": theta}, **changes}
+    kind, make = CLASSES[family]
+    model = make(kind(**sizes)).float().eval()
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):

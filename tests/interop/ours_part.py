@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 BOUND = 1e-5  # of the largest logit, both in f32
 MIXTRAL = "width: 64 layers: 2 heads: 4 kv_heads: 2 experts: 4 top_k: 2 hidden: 96 rope_base: 20000 positions: 128"
 LLAMA = "width: 64 layers: 2 heads: 4 kv_heads: 2 head_width: 24 experts: 1 hidden: 96 norm_epsilon: 1e-6 positions: 128"
+OLMOE = MIXTRAL.replace("rope_base: 20000", "rope_base: 20000 qk_norm: width router { normalize: false }")
 PROMPTS = ["", "The ", "  two  spaces", "line\nand\n\nline", "na\u00efve \u2581 \u4e2d", "</s> is text"]
 
 # name, model, more of the configuration, precision, family, ranks, tokenizer
@@ -23,6 +24,9 @@ RUNS = [
     ("mixtral-tied", MIXTRAL + " tied_output: true", "", "f32", "Mixtral", 1, "bpe"),
     ("mixtral-bf16", MIXTRAL, "", "bf16", "Mixtral", 1, "bpe"),
     ("mixtral-bf16-saved-as-f32", MIXTRAL, "mesh { expert: 2 } checkpoint { weights: f32 }", "bf16", "Mixtral", 2, "bpe"),
+    ("olmoe", OLMOE, "", "f32", "Olmoe", 1, "bpe"),
+    ("olmoe-two-ranks-bf16", OLMOE, "mesh { expert: 2 }", "bf16", "Olmoe", 2, "bpe"),
+    ("olmoe-tied-normalized", OLMOE.replace("false", "true") + " tied_output: true", "", "f32", "Olmoe", 1, "bpe"),
     ("llama", LLAMA, "", "f32", "Llama", 1, "bpe"),
     ("llama-tied-bytes", LLAMA + " tied_output: true", "", "f32", "Llama", 1, "bytes"),
     ("llama-bf16", LLAMA, "", "bf16", "Llama", 1, "unigram"),

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from models import EXPERTS, SIZES, bytes_of, greedy, make_model, our_logits, some_ids, their_logits
-from ours_part import BOUND, PROMPTS, Material, train, LLAMA, MIXTRAL
+from models import CLASSES, EXTRA, MIXTURES, SIZES, bytes_of, greedy, make_model, our_logits, some_ids, their_logits
+from ours_part import BOUND, PROMPTS, Material, train, LLAMA, MIXTRAL, OLMOE
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -29,7 +29,7 @@ def edit_json(path, change):
 def as_version_4(family, directory, theta):
     """config.json as the files on the Hub have it that transformers 4 wrote, by hand."""
     config = {
-        "architectures": [f"{family.capitalize()}ForCausalLM"],
+        "architectures": [CLASSES[family][1].__name__],
         "attention_dropout": 0.0,
         "hidden_act": "silu",
         "model_type": family,
@@ -40,9 +40,11 @@ def as_version_4(family, directory, theta):
         "transformers_version": "4.36.0.dev0",
         "use_cache": True,
     }
-    if family == "mixtral":
-        config |= {**EXPERTS, "output_router_logits": False}
-    else:
+    if family in MIXTURES:
+        config |= {key: value for key, value in EXTRA[family].items() if key != "head_dim"} | {"output_router_logits": False}
+    if family == "olmoe":
+        config |= {"attention_bias": False, "clip_qkv": None, "rope_scaling": None}
+    if family == "llama":
         config |= {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1, "rope_scaling": None}
     (Path(directory) / "config.json").write_text(json.dumps(config, indent=2))
 
@@ -82,13 +84,15 @@ def check_family(report, program, family, work):
         def variant():
             if family == "llama" and "fused" in what:
                 return
+            if family == "olmoe" and "head_dim" in changes:  # its heads are always of width / heads
+                return
             directory = folder(what)
             model = make_model(family, seed=number + 1, **changes)
             model.save_pretrained(directory, **saving)
             files = list(directory.glob("*.safetensors"))
             names = names_in(directory)
             assert (len(files) > 1) == ("max_shard_size" in saving), f"{len(files)} files"
-            if family == "mixtral":
+            if family in MIXTURES:
                 assert any("gate_up_proj" in name for name in names) == ("fused" in what), sorted(names)[:8]
             assert ("lm_head.weight" in names) != ("tie_word_embeddings" in changes), "lm_head"
             check_logits(report, program, directory, f"{family}: {what}", work, model)
@@ -134,7 +138,7 @@ def check_family(report, program, family, work):
 
 def check_text(report, program, material, work):
     """A directory of theirs with the tokenizer: greedy tokens, and more training from it."""
-    for family, ours in (("mixtral", MIXTRAL), ("llama", LLAMA)):
+    for family, ours in (("mixtral", MIXTRAL), ("llama", LLAMA), ("olmoe", OLMOE)):
 
         def body():
             directory = Path(work) / f"{family}-text"
@@ -168,6 +172,6 @@ def check_text(report, program, material, work):
 
 
 def check_theirs(report, program, work):
-    for family in ("mixtral", "llama"):
+    for family in CLASSES:
         check_family(report, program, family, work)
     check_text(report, program, Material(program, work), work)

@@ -215,7 +215,7 @@ TEST(ModelSettings, CarriesEveryFieldOver) {
       "model { vocabulary: 11 width: 12 layers: 13 heads: 6 kv_heads: 3 head_width: 14 positions: 15 experts: 16 top_k: 4 hidden: 18 "
       "gated: false activation: gelu_tanh dense_hidden: 19 dense_after: 20 first_dense_layers: 1 moe_every: 2 shared_hidden: 21 "
       "shared_gate: true attention_scale: 0.75 attention_cap: 30 post_norms: true embedding_scale: 3 output_scale: 0.5 rope_base: 500 "
-      "norm_epsilon: 0.25 tied_output: true dropout: 0.125 expert_dropout: 0.0625 f32_residual: true recompute: full }"));
+      "norm_epsilon: 0.25 qk_norm: width tied_output: true dropout: 0.125 expert_dropout: 0.0625 f32_residual: true recompute: full }"));
   EXPECT_EQ(model.vocabulary, 11);
   EXPECT_EQ(model.width, 12);
   EXPECT_EQ(model.positions, 15);
@@ -238,6 +238,8 @@ TEST(ModelSettings, CarriesEveryFieldOver) {
     EXPECT_EQ(layer.attention.cap, 30);
     EXPECT_EQ(layer.attention.rope_base, 500);
     EXPECT_EQ(layer.norm_epsilon, 0.25F);
+    EXPECT_EQ(layer.attention.qk_norm, QkNorm::width);
+    EXPECT_EQ(layer.attention.norm_epsilon, 0.25F);
     EXPECT_TRUE(layer.post_norms);
     EXPECT_EQ(layer.dropout, 0.125F);
     const auto expect_feed_forward = [](const FeedForwardSettings& settings, Index hidden, float dropout) {

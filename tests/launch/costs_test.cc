@@ -48,7 +48,7 @@ double listed(const RunConfig& config, double length) {
 TEST(Costs, FlopsAreThoseOfEveryMatmul) {
   for (const char* text : {"", "model { gated: false moe_every: 2 dense_after: 40 }",
                            "model { gated: false first_dense_layers: 1 shared_hidden: 50 shared_gate: true dense_after: 40 }",
-                           "model { experts: 1 top_k: 1 }"}) {
+                           "model { experts: 1 top_k: 1 qk_norm: width }"}) {
     for (const Index length : {1, 77, 128, 256}) EXPECT_DOUBLE_EQ(flops(with(text), length), listed(with(text), length)) << text;
   }
 }
@@ -105,7 +105,8 @@ TEST(Costs, SavedBytesAreWhatTheTapeHolds) {
     for (const char* text :
          {"", "model { experts: 1 top_k: 1 }", "model { kv_heads: 2 gated: false post_norms: true }", "model { top_k: 4 dense_after: 64 }",
           "model { first_dense_layers: 1 moe_every: 2 dense_hidden: 256 }", "model { f32_residual: true }", "model { recompute: moe }",
-          "model { recompute: full }", "model { router { capacity_factor: 4 } }", "model { expert_dropout: 0.5 dropout: 0.5 }"}) {
+          "model { recompute: full }", "model { router { capacity_factor: 4 } }", "model { expert_dropout: 0.5 dropout: 0.5 }",
+          "model { kv_heads: 2 qk_norm: width }"}) {
       const Kept kept = kept_by(text, compute);
       EXPECT_NEAR(kept.measured, kept.expected, 0.005 * kept.measured) << text << " " << name_of(compute);
     }

@@ -50,7 +50,7 @@ std::vector<double> decoded(Rig& rig, const Tokens& whole, Index prompt) {
 
 TEST(Decoding, TokensOneByOneGiveTheLogitsOfTheWholeText) {
   for (const std::string model :
-       {"", "kv_heads: 2 tied_output: true", "kv_heads: 1 attention_cap: 5 post_norms: true",
+       {"", "kv_heads: 2 tied_output: true", "kv_heads: 2 qk_norm: width", "kv_heads: 1 attention_cap: 5 post_norms: true",
         "shared_experts: 1 shared_hidden: 13 f32_residual: true", "router { kind: \"softmax_top_k\" normalize: false }"}) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       Rig rig(config_with(model, dtype), dtype);

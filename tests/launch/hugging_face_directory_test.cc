@@ -1,5 +1,8 @@
 #include <gmock/gmock.h>
 
+#include <array>
+#include <set>
+
 #include "core/io/json.h"
 #include "core/io/safetensors.h"
 #include "tests/launch/program.h"
@@ -17,7 +20,6 @@ class Directory {
  public:
   explicit Directory(const std::string& fixture) : fixture_(std::string(YARD_FIXTURES) + "/" + fixture + ".safetensors") {
     config = parse_json(fixture_.metadata().at("config"));
-    config["model_type"] = config.contains("num_local_experts") ? "mixtral" : "llama";
     config["hidden_act"] = "silu";
     config["torch_dtype"] = "float32";
     for (const auto& entry : fixture_.entries()) {
@@ -30,28 +32,31 @@ class Directory {
 
   /// Per-expert tensors become the ones that transformers 5 holds in memory.
   void fuse() {
-    const Index experts = config.at("num_local_experts");
+    const bool olmoe = config.at("model_type") == "olmoe";
+    const Index experts = config.at(olmoe ? "num_experts" : "num_local_experts");
+    const std::array<const char*, 3> matrices =
+        olmoe ? std::array{"gate_proj.weight", "up_proj.weight", "down_proj.weight"} : std::array{"w1.weight", "w3.weight", "w2.weight"};
     for (Index layer = 0; layer < config.at("num_hidden_layers"); ++layer) {
       const std::string theirs = "model.layers." + std::to_string(layer) + ".mlp.";
-      const std::string ours = "model.layers." + std::to_string(layer) + ".block_sparse_moe.";
+      const std::string single = "model.layers." + std::to_string(layer) + (olmoe ? ".mlp." : ".block_sparse_moe.");
       const auto take = [&](const std::string& name) {
         const Tensor tensor = tensors.at(name);
         tensors.erase(name);
         return tensor;
       };
-      tensors[theirs + "gate.weight"] = take(ours + "gate.weight");
+      tensors[theirs + "gate.weight"] = take(single + "gate.weight");
       std::vector<float> gate_up;
       std::vector<float> down;
       Shape up_shape;
       Shape down_shape;
       for (Index e = 0; e < experts; ++e) {
-        const std::string expert = ours + "experts." + std::to_string(e) + ".";
-        for (const char* part : {"w1.weight", "w3.weight"}) {
+        const std::string expert = single + "experts." + std::to_string(e) + ".";
+        for (const char* part : {matrices[0], matrices[1]}) {
           const Tensor tensor = take(expert + part);
           up_shape = tensor.shape();
           gate_up.insert(gate_up.end(), tensor.data<float>(), tensor.data<float>() + tensor.elements());
         }
-        const Tensor tensor = take(expert + "w2.weight");
+        const Tensor tensor = take(expert + matrices[2]);
         down_shape = tensor.shape();
         down.insert(down.end(), tensor.data<float>(), tensor.data<float>() + tensor.elements());
       }
@@ -111,7 +116,7 @@ void expect_their_logits(const Program& program, const Directory& directory, int
 }
 
 TEST(HuggingFaceDirectory, GivesTheirLogits) {
-  for (const char* fixture : {"mixtral_tiny", "mixtral_tied_gqa", "llama_tiny"}) {
+  for (const char* fixture : {"mixtral_tiny", "mixtral_tied_gqa", "llama_tiny", "olmoe_tiny", "olmoe_grouped"}) {
     SCOPED_TRACE(fixture);
     const Program program;
     Directory directory(fixture);
@@ -132,9 +137,9 @@ TEST(HuggingFaceDirectory, GivesTheirLogits) {
   }
 }
 
-TEST(HuggingFaceDirectory, IsWhereFineTuningStarts) {
+void expect_tuning(const std::string& fixture, const char* architecture, const std::string& router) {
   const Program program;
-  Directory directory("mixtral_tiny");
+  Directory directory(fixture);
   directory.write(program / "d");
   const std::string length = std::to_string(std::min<Index>(16, directory.config.at("max_position_embeddings")));
   program.write("tune", "run { steps: 2 precision: f32 threads: 1 } data { train: 'small' global_batch: 2 length: " + length +
@@ -165,14 +170,30 @@ TEST(HuggingFaceDirectory, IsWhereFineTuningStarts) {
   const auto tuned = program.run("train --config tune --run-dir r --set mesh.expert=2", 2);
   ASSERT_EQ(tuned.code, 0) << tuned.err;
   const json written = parse_json(program.read("r/checkpoints/step-00000002/config.json"));
-  EXPECT_EQ(written.at("model_type"), "mixtral");
-  for (const char* key : {"hidden_size", "num_hidden_layers", "num_local_experts", "num_key_value_heads", "rms_norm_eps"})
+  EXPECT_EQ(written.at("model_type"), directory.config.at("model_type"));
+  EXPECT_EQ(written.at("architectures"), json::array({architecture}));
+  // The family's own names, every one of them.
+  const json index = parse_json(program.read("r/checkpoints/step-00000002/model.safetensors.index.json"));
+  std::set<std::string> stored;
+  for (const auto& [name, file] : index.at("weight_map").items()) stored.insert(name);
+  std::set<std::string> expected;
+  for (const auto& [name, values] : directory.tensors) expected.insert(name);
+  EXPECT_EQ(stored, expected);
+  EXPECT_TRUE(stored.contains(router));
+  for (const char* key : {"hidden_size", "num_hidden_layers", "num_key_value_heads", "num_experts_per_tok", "rms_norm_eps"})
     EXPECT_EQ(written.at(key), directory.config.at(key)) << key;
   // What it wrote is such a directory again, also without what only Switchyard reads.
   fs::remove(program / "r/checkpoints/step-00000002/state.json");
   directory.write_ids(program / "ids");
   const auto evaluated = program.run("eval --checkpoint r/checkpoints/step-00000002 --ids ids --logits logits");
   EXPECT_EQ(evaluated.code, 0) << evaluated.err;
+}
+
+TEST(HuggingFaceDirectory, IsWhereFineTuningStarts) {
+  expect_tuning("mixtral_tiny", "MixtralForCausalLM", "model.layers.0.block_sparse_moe.gate.weight");
+}
+TEST(HuggingFaceDirectory, OfOlmoeIsWrittenBackUnderItsNames) {
+  expect_tuning("olmoe_tiny", "OlmoeForCausalLM", "model.layers.0.mlp.gate.weight");
 }
 
 TEST(HuggingFaceDirectory, ThatDoesNotFitIsRefused) {

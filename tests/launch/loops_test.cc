@@ -30,6 +30,7 @@ std::vector<Case> cases() {
       {"Qwen",
        "model { heads: 2 experts: 4 top_k: 2 shared_experts: 2 shared_gate: true router { scale: 1.7 } } losses { convention: huggingface "
        "}"},
+      {"OLMoE", "model { heads: 4 kv_heads: 2 experts: 3 top_k: 2 qk_norm: width router { normalize: false } }"},
       {"shared without a gate", "model { heads: 2 experts: 3 top_k: 3 shared_hidden: 3 }"},
       {"dropping by weight", "model { heads: 2 experts: 3 top_k: 2 router { capacity_factor: 0.5 drop: weight group_sequences: 2 } }"},
       {"documents, jitter",

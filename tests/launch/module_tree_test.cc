@@ -15,6 +15,7 @@ std::vector<std::string> shapes() {
           "model { experts: 4 top_k: 3 gated: false activation: relu }",
           "model { experts: 4 top_k: 2 post_norms: true dense_after: 6 }",
           "model { experts: 4 top_k: 2 first_dense_layers: 1 moe_every: 2 dense_hidden: 7 dense_after: 5 }",
+          "model { experts: 4 top_k: 2 qk_norm: width kv_heads: 1 }",
           "model { experts: 4 top_k: 2 shared_experts: 2 }",
           "model { experts: 4 top_k: 2 shared_hidden: 3 shared_gate: true post_norms: true gated: false }",
           "model { experts: 4 top_k: 1 recompute: full f32_residual: true }"};

@@ -21,7 +21,7 @@ struct Row {
 const Row kRows[] = {
     {"mixtral_8x7b", 46702792704, 12879925248}, {"grok_1", 315684820992, 83756587008},      {"llama2_70b", 68976648192, 68976648192},
     {"openmoe_8b", 8779835392, 2740037632},     {"switch_base_128", 7386895104, 195760896}, {"gpt4_rumoured", 1799318999040, 481133137920},
-    {"gpt3_175b", 174566105088, 174566105088},
+    {"gpt3_175b", 174566105088, 174566105088},  {"olmoe_1b_7b", 6919161856, 1282017280},
 };
 
 TEST(Presets, HaveTheParametersOfTheTable) {
@@ -56,6 +56,10 @@ Listed listed_values(const ModelSettings& model) {
     add(model.width * layer.attention.kv_heads * layer.attention.head_width);
     add(model.width * layer.attention.kv_heads * layer.attention.head_width);
     add(layer.attention.heads * layer.attention.head_width * model.width);
+    if (layer.attention.qk_norm == QkNorm::width) {
+      add(layer.attention.heads * layer.attention.head_width);
+      add(layer.attention.kv_heads * layer.attention.head_width);
+    }
     if (layer.moe() == nullptr) {
       feed_forward(std::get<FeedForwardSettings>(layer.feed_forward), 1, 1);
       continue;
@@ -77,7 +81,7 @@ Listed listed_values(const ModelSettings& model) {
 TEST(ParameterCount, EqualsTheSumOverEveryMatrix) {
   RunConfig config = parse_config(
       "model { vocabulary: 100 width: 24 layers: 7 heads: 6 kv_heads: 2 head_width: 8 experts: 6 top_k: 3 hidden: 20 dense_hidden: 36 "
-      "first_dense_layers: 2 moe_every: 2 shared_experts: 2 shared_gate: true dense_after: 12 post_norms: true }",
+      "first_dense_layers: 2 moe_every: 2 shared_experts: 2 shared_gate: true dense_after: 12 post_norms: true qk_norm: width }",
       "test");
   for (const bool gated : {true, false}) {
     for (const bool tied : {true, false}) {

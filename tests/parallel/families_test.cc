@@ -85,10 +85,58 @@ TEST(Families, RefuseInOneSentence) {
   EXPECT_THAT(with("rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}), HasSubstr("rope_parameters is"));
   EXPECT_THAT(with("attention_bias", true), HasSubstr("attention_bias is true"));
   EXPECT_THAT(with("quantization_config", {{"bits", 4}}), HasSubstr("quantization_config is set"));
-  EXPECT_THAT(with("model_type", "qwen3_moe"), HasSubstr("those that can be read are llama, mixtral and switchyard"));
+  EXPECT_THAT(with("model_type", "qwen3_moe"), HasSubstr("those that can be read are llama, mixtral, olmoe and switchyard"));
   EXPECT_THAT(with("num_local_experts", "eight"), HasSubstr("num_local_experts is \"eight\", but must be a whole number"));
   EXPECT_THAT(with("hidden_size", nullptr), HasSubstr("has no hidden_size"));
   EXPECT_THAT(refused(json("text")), HasSubstr("is not a JSON object"));
+}
+
+json olmoe() {
+  return {{"model_type", "olmoe"},   {"vocab_size", 50304},       {"hidden_size", 2048},         {"intermediate_size", 1024},
+          {"num_hidden_layers", 16}, {"num_attention_heads", 16}, {"num_key_value_heads", 16},   {"max_position_embeddings", 4096},
+          {"hidden_act", "silu"},    {"attention_bias", false},   {"clip_qkv", nullptr},         {"rope_scaling", nullptr},
+          {"num_experts", 64},       {"num_experts_per_tok", 8},  {"router_aux_loss_coef", 0.01}};
+}
+
+TEST(Families, ReadOlmoe) {
+  const HuggingFaceConfig read = read_back(olmoe().dump());
+  const auto& model = read.config.model();
+  EXPECT_EQ(model.qk_norm(), RunConfig::QkNorm::width);
+  EXPECT_EQ(model.experts(), 64);
+  EXPECT_EQ(model.top_k(), 8);
+  EXPECT_EQ(model.hidden(), 1024);
+  // What OLMoE's config.json leaves out.
+  EXPECT_EQ(model.rope_base(), 1e4);
+  EXPECT_EQ(model.norm_epsilon(), 1e-5);
+  EXPECT_FALSE(model.router().normalize());
+  EXPECT_DOUBLE_EQ(read.config.losses().balance(), 0.01 * 8 / 16);
+  const auto with = [](const std::string& key, const json& value) {
+    json file = olmoe();
+    file[key] = value;
+    return file;
+  };
+  EXPECT_TRUE(read_back(with("norm_topk_prob", true).dump()).config.model().router().normalize());
+  EXPECT_THAT(refused(with("clip_qkv", 8.0)), HasSubstr("clip_qkv is 8.0 (queries, keys and values are not clipped)"));
+  EXPECT_THAT(refused(with("attention_bias", true)), HasSubstr("attention_bias is true"));
+  EXPECT_THAT(refused(with("hidden_act", "gelu")), HasSubstr("hidden_act is \"gelu\""));
+  EXPECT_THAT(refused(with("norm_topk_prob", 1)), HasSubstr("norm_topk_prob is 1, but must be true or false"));
+  EXPECT_THAT(refused(with("num_experts", nullptr)), HasSubstr("has no num_experts"));
+}
+
+TEST(Families, OlmoesNamesAreItsOwn) {
+  const NameTable names = names_of_family("olmoe");
+  const std::string ours = "model.layers.12.block_sparse_moe.";
+  const std::string theirs = "model.layers.12.mlp.";
+  EXPECT_EQ(names.stored(ours + "gate.weight"), theirs + "gate.weight");
+  EXPECT_EQ(names.stored(ours + "experts.7.w1.weight"), theirs + "experts.7.gate_proj.weight");
+  EXPECT_EQ(names.stored(ours + "experts.7.w3.weight"), theirs + "experts.7.up_proj.weight");
+  EXPECT_EQ(names.stored(ours + "experts.7.w2.weight"), theirs + "experts.7.down_proj.weight");
+  EXPECT_EQ(names.stored("model.layers.12.self_attn.q_norm.weight"), "model.layers.12.self_attn.q_norm.weight");
+  const auto up = names.places(ours + "experts.7.w3.weight");
+  ASSERT_EQ(up.size(), 2U);
+  EXPECT_EQ(up[1].tensor, theirs + "experts.gate_up_proj");
+  EXPECT_EQ(up[1].item, 7);
+  EXPECT_EQ(up[1].part, 1);
 }
 
 RunConfig model_of(const std::string& text) {
@@ -105,12 +153,16 @@ TEST(Families, WriteWhatTheModelExactlyIs) {
   EXPECT_EQ(family("model { experts: 4 kv_heads: 2 tied_output: true head_width: 16 router { jitter: 0.1 capacity_factor: 1 } }"),
             "mixtral");
   EXPECT_EQ(family("model { experts: 1 }"), "llama");
+  EXPECT_EQ(family("model { experts: 4 qk_norm: width router { normalize: false } }"), "olmoe");
+  EXPECT_EQ(family("model { experts: 4 qk_norm: width kv_heads: 2 tied_output: true }"), "olmoe");
   for (const char* other :
        {"model { experts: 4 top_k: 1 }", "model { experts: 4 router { normalize: false } }", "model { experts: 4 first_dense_layers: 1 }",
         "model { experts: 4 moe_every: 2 }", "model { experts: 4 shared_experts: 1 }", "model { experts: 4 activation: gelu }",
         "model { experts: 4 gated: false }", "model { experts: 4 post_norms: true }", "model { experts: 4 attention_cap: 30 }",
         "model { experts: 4 attention_scale: 1 }", "model { experts: 4 embedding_scale: 2 }", "model { experts: 4 output_scale: 2 }",
-        "model { experts: 4 dense_after: 8 }", "model { experts: 4 router { scale: 2 } }", "model { experts: 1 activation: relu }"}) {
+        "model { experts: 4 dense_after: 8 }", "model { experts: 1 qk_norm: width }", "model { experts: 4 qk_norm: width head_width: 16 }",
+        "model { experts: 4 qk_norm: width shared_experts: 1 }", "model { experts: 4 router { scale: 2 } }",
+        "model { experts: 1 activation: relu }"}) {
     EXPECT_EQ(family(other), "switchyard") << other;
   }
 }
@@ -118,6 +170,7 @@ TEST(Families, WriteWhatTheModelExactlyIs) {
 TEST(Families, ReadWhatTheyWrite) {
   for (const char* text :
        {"model { experts: 4 kv_heads: 2 rope_base: 12345 norm_epsilon: 1e-6 } losses { balance: 0.03 }", "model { experts: 1 hidden: 96 }",
+        "model { experts: 4 kv_heads: 2 qk_norm: width router { normalize: false } } losses { balance: 0.03 }",
         "model { experts: 4 top_k: 1 moe_every: 2 post_norms: true activation: gelu_tanh router { capacity_factor: 1.25 } }"}) {
     const RunConfig config = model_of(text);
     const HuggingFaceConfig again = read_back(hugging_face_config(config, DType::bf16, 7));
@@ -132,7 +185,7 @@ TEST(Families, ReadWhatTheyWrite) {
       return model.ShortDebugString();
     }()) << text;
     EXPECT_EQ(again.config.run().precision(), RunConfig::Precision::bf16);
-    if (again.family == "mixtral") {
+    if (again.family == "mixtral" || again.family == "olmoe") {
       EXPECT_NEAR(again.config.losses().balance(), 0.03, 1e-15);
     }
   }

@@ -66,6 +66,10 @@ Rows<S> attention(const AttentionSettings& model, const Named<S>& w, const std::
   Rows<S> q = product(x, w.at(prefix + "q_proj.weight"), width);
   Rows<S> k = product(x, w.at(prefix + "k_proj.weight"), width);
   const Rows<S> v = product(x, w.at(prefix + "v_proj.weight"), width);
+  if (model.qk_norm == QkNorm::width) {
+    q = rms_norm(q, w.at(prefix + "q_norm.weight"), static_cast<double>(model.norm_epsilon));
+    k = rms_norm(k, w.at(prefix + "k_norm.weight"), static_cast<double>(model.norm_epsilon));
+  }
   const std::size_t rows = positions.size();
   for (std::size_t n = 0; n < rows; ++n) {
     for (std::size_t h = 0; h < heads; ++h) rotate(&q[(n * heads + h) * d], d, positions[n], static_cast<double>(model.rope_base));

@@ -10,10 +10,11 @@ const Family* find_family(const std::vector<Family>& table, std::string_view mod
   return found == table.end() ? nullptr : &*found;
 }
 
-bool is_plain(const RunConfig::Model& model) {
+bool is_plain(const RunConfig::Model& model, RunConfig::QkNorm::Value qk_norm) {
   const double usual = 1 / std::sqrt(static_cast<double>(model.head_width()));
   return model.gated() && model.activation() == RunConfig::Activation::silu && model.attention_cap() == 0 && !model.post_norms() &&
-         std::abs(model.attention_scale() - usual) <= 1e-12 && model.embedding_scale() == 1 && model.output_scale() == 1;
+         std::abs(model.attention_scale() - usual) <= 1e-12 && model.embedding_scale() == 1 && model.output_scale() == 1 &&
+         model.qk_norm() == qk_norm;
 }
 
 bool is_plain_mixture(const RunConfig::Model& model) {

@@ -30,8 +30,8 @@ std::vector<Family> family_table();
 /// The family of that model_type, or null.
 const Family* find_family(const std::vector<Family>&, std::string_view model_type);
 
-/// Attention and feed-forwards as Llama has them.
-bool is_plain(const RunConfig::Model&);
+/// Attention and feed-forwards as Llama has them, but for norms of queries and keys.
+bool is_plain(const RunConfig::Model&, RunConfig::QkNorm::Value = RunConfig::QkNorm::none);
 /// Mixture-of-Experts layers only, routed by softmax_top_k, without shared experts or anything after them.
 bool is_plain_mixture(const RunConfig::Model&);
 

@@ -11,7 +11,7 @@ using namespace test;
 
 constexpr Index kWidth = 10;
 
-AttentionSettings settings_with(Index heads, Index kv_heads, float scale, float cap) {
+AttentionSettings settings_with(Index heads, Index kv_heads, float scale, float cap, QkNorm qk_norm = QkNorm::none) {
   AttentionSettings settings;
   settings.heads = heads;
   settings.kv_heads = kv_heads;
@@ -19,6 +19,8 @@ AttentionSettings settings_with(Index heads, Index kv_heads, float scale, float 
   settings.scale = scale;
   settings.cap = cap;
   settings.rope_base = 100;
+  settings.qk_norm = qk_norm;
+  settings.norm_epsilon = 0.01F;
   return settings;
 }
 
@@ -37,6 +39,7 @@ struct Case {
 std::vector<Case> cases() {
   return {{settings_with(4, 2, 0.4F, 0), 2, 7, {}},
           {settings_with(2, 2, 1, 1.5F), 1, 5, {}},
+          {settings_with(4, 2, 0.4F, 0, QkNorm::width), 2, 5, {}},
           {settings_with(3, 1, 0.3F, 0), 2, 6, {0, 1, 0, 1, 2, 3, 0, 0, 1, 2, 0, 1}}};
 }
 
@@ -72,34 +75,36 @@ TEST(AttentionModule, IsTheLoopForwardAndBackward) {
 }
 
 TEST(AttentionModule, WithACacheItAnswersAsWithout) {
-  const AttentionSettings settings = settings_with(4, 2, 0.4F, 0);
-  Attention attention(settings, place(), "a.");
-  LayerRig whole([&](const auto& see) { attention.visit(see); }, 2, 6);
-  const Tensor x = random_tensor({12, kWidth}, 1);
-  Tape tape;
-  Context context = whole.context(Pass::evaluate);
-  const auto expected = to_f64(attention.forward(context, x, tape));
-  EXPECT_TRUE(tape.empty()) << "an evaluation keeps nothing";
+  for (const QkNorm qk_norm : {QkNorm::none, QkNorm::width}) {
+    const AttentionSettings settings = settings_with(4, 2, 0.4F, 0, qk_norm);
+    Attention attention(settings, place(), "a.");
+    LayerRig whole([&](const auto& see) { attention.visit(see); }, 2, 6);
+    const Tensor x = random_tensor({12, kWidth}, 1);
+    Tape tape;
+    Context context = whole.context(Pass::evaluate);
+    const auto expected = to_f64(attention.forward(context, x, tape));
+    EXPECT_TRUE(tape.empty()) << "an evaluation keeps nothing";
 
-  KeyValueCache cache(cpu(), {settings.shape()}, 2, 6, DType::f32);
-  for (Index at = 0; at < 6; ++at) {
-    Tokens tokens;
-    tokens.sequences = 2;
-    tokens.length = 1;
-    tokens.cache = &cache;
-    tokens.ids = Tensor::zeros(cpu(), {2}, DType::i32);
-    tokens.positions = tensor_of({2}, std::vector<int>{static_cast<int>(at), static_cast<int>(at)});
-    for (int s = 0; s < 2; ++s) cache.before().data<std::int32_t>()[s] = static_cast<std::int32_t>(at);
-    Tensor rows(cpu(), {2, kWidth});
-    std::vector<double> want;
-    for (Index s = 0; s < 2; ++s) {
-      for (Index c = 0; c < kWidth; ++c) {
-        rows.data<float>()[s * kWidth + c] = x.data<float>()[(s * 6 + at) * kWidth + c];
-        want.push_back(expected[static_cast<std::size_t>((s * 6 + at) * kWidth + c)]);
+    KeyValueCache cache(cpu(), {settings.shape()}, 2, 6, DType::f32);
+    for (Index at = 0; at < 6; ++at) {
+      Tokens tokens;
+      tokens.sequences = 2;
+      tokens.length = 1;
+      tokens.cache = &cache;
+      tokens.ids = Tensor::zeros(cpu(), {2}, DType::i32);
+      tokens.positions = tensor_of({2}, std::vector<int>{static_cast<int>(at), static_cast<int>(at)});
+      for (int s = 0; s < 2; ++s) cache.before().data<std::int32_t>()[s] = static_cast<std::int32_t>(at);
+      Tensor rows(cpu(), {2, kWidth});
+      std::vector<double> want;
+      for (Index s = 0; s < 2; ++s) {
+        for (Index c = 0; c < kWidth; ++c) {
+          rows.data<float>()[s * kWidth + c] = x.data<float>()[(s * 6 + at) * kWidth + c];
+          want.push_back(expected[static_cast<std::size_t>((s * 6 + at) * kWidth + c)]);
+        }
       }
+      Context step{cpu(), whole.profiler, tokens, Pass::evaluate};
+      expect_close(attention.forward(step, rows, tape), want, 1e-5, "row " + std::to_string(at));
     }
-    Context step{cpu(), whole.profiler, tokens, Pass::evaluate};
-    expect_close(attention.forward(step, rows, tape), want, 1e-5, "row " + std::to_string(at));
   }
 }
 

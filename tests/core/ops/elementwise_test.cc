@@ -87,6 +87,31 @@ TEST(Elementwise, GradientsOfScaleRowsAreScaleRowsAndRowDot) {
   expect_close(ops::row_dot(cpu(), dy, x32), numeric_gradient([&](const Values& g) { return loss(x, g); }, gate), 1e-6, "dgate");
 }
 
+TEST(Elementwise, ColumnsAreCopiedOutAndIn) {
+  for (const DType type : kFloats) {
+    const Tensor x = random_tensor({5, 7}, 1, 1, type);
+    for (const auto& [first, count] : {std::pair<Index, Index>{0, 7}, {0, 3}, {2, 4}, {6, 1}}) {
+      const Tensor part = ops::columns(cpu(), x, first, count);
+      ASSERT_EQ(part.shape(), (Shape{5, count}));
+      Values expected;
+      for (Index row = 0; row < 5; ++row) {
+        for (Index c = 0; c < count; ++c) expected.push_back(to_f64(x)[static_cast<std::size_t>(row * 7 + first + c)]);
+      }
+      EXPECT_EQ(to_f64(part), expected);
+      const Tensor into = random_tensor({5, 7}, 2, 1, type);
+      Values overwritten = to_f64(into);
+      for (Index row = 0; row < 5; ++row) {
+        for (Index c = 0; c < count; ++c)
+          overwritten[static_cast<std::size_t>(row * 7 + first + c)] = to_f64(part)[static_cast<std::size_t>(row * count + c)];
+      }
+      ops::set_columns(cpu(), part, into, first);
+      EXPECT_EQ(to_f64(into), overwritten);
+    }
+    EXPECT_THROW(ops::columns(cpu(), x, 3, 5), Error);
+    EXPECT_THROW(ops::set_columns(cpu(), ops::columns(cpu(), x, 0, 2), x, 6), Error);
+  }
+}
+
 TEST(Elementwise, CastAndCopyRoundOnce) {
   for (const Shape& shape : kShapes) {
     const Tensor x = random_tensor(shape, 1);

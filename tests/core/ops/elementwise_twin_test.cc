@@ -46,6 +46,19 @@ TEST(ElementwiseTwin, RowsScaledAndMultiplied) {
   }
 }
 
+TEST(ElementwiseTwin, Columns) {
+  for (const DType type : kFloats) {
+    for (const Index rows : {0, 1, 37}) {
+      const Tensor x = random_tensor({rows, 300}, 1, 1, type);
+      const Tensor into = random_tensor({rows, 333}, 2, 1, type);
+      expect_twins(text(x.shape(), type), [&](Side& side) {
+        side.out("columns", ops::columns(side.stream, side.in(x), 17, 131));
+        ops::set_columns(side.stream, side.in(x), side.changed("into", into), 21);
+      });
+    }
+  }
+}
+
 TEST(ElementwiseTwin, CastsCopiesAndFill) {
   constexpr DType kAll[] = {DType::f32, DType::bf16, DType::f64};
   for (const Shape& shape : twin_shapes()) {
