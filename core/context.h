@@ -12,6 +12,7 @@ namespace yard {
 class KeyValueCache;
 class RoutingTotals;
 class RoutingLog;
+class ChoiceOverride;
 
 /// Why a forward pass runs: `recompute` repeats one inside backward and must not count or draw noise twice; `evaluate` draws none, and
 /// neither does `decode`, whose few rows are the newest of texts that are being continued: it takes products that read each weight once.
@@ -38,10 +39,11 @@ struct Context {
   Pass pass = Pass::train;
   std::uint64_t seed = 0;
   Index step = 0, micro = 0;
-  Index micros = 1;                 // micro-steps in a step: the scale of auxiliary losses
-  RoutingTotals* totals = nullptr;  // filled in forward, summed over ranks once, read in backward
-  RoutingLog* log = nullptr;        // records choices
-  std::function<void()> poll = {};  // called between products so that transfers go on; core never sees comm
+  Index micros = 1;                                 // micro-steps in a step: the scale of auxiliary losses
+  RoutingTotals* totals = nullptr;                  // filled in forward, summed over ranks once, read in backward
+  RoutingLog* log = nullptr;                        // records choices
+  const ChoiceOverride* choice_override = nullptr;  // replaces the choices of routers
+  std::function<void()> poll = {};                  // called between products so that transfers go on; core never sees comm
 
   bool training() const noexcept { return pass == Pass::train || pass == Pass::recompute; }
 };

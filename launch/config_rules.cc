@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "launch/config_fields.h"
 #include "launch/config_limits.h"
+#include "launch/router_rules.h"
 #include "parallel/exchange/exchange.h"
 
 namespace yard {
@@ -17,21 +18,12 @@ using Int = std::int64_t;
 
 Int rounded_up(Int value, Int divisor) { return (value + divisor - 1) / divisor; }
 
-/// Its divisors in words, "1, 2, 3 or 6"; the smallest eight when there are more.
-std::string divisors(Int of) {
-  std::vector<std::string> words;
-  for (Int i = 1; i <= of && words.size() < 8; ++i) {
-    if (of % i == 0) words.push_back(std::to_string(i));
-  }
-  return listed(words, "or");
-}
-
 void resolve_mesh(RunConfig& config, Int ranks) {
   RunConfig::Mesh& mesh = *config.mutable_mesh();
   const Int experts = config.model().experts();
   const Int expert = mesh.expert();
   check_input(experts % expert == 0, "model.experts is ", experts, ", which mesh.expert ", expert, " does not divide: mesh.expert may be ",
-              divisors(experts));
+              divisors_text(experts));
   if (!mesh.has_data()) {
     check_input(ranks % expert == 0, "mesh.expert is ", expert, ", but ", ranks, ranks == 1 ? " rank runs" : " ranks run",
                 ", which is no multiple of it: start with 'mpirun -np ", rounded_up(ranks, expert) * expert,
@@ -46,7 +38,7 @@ void resolve_mesh(RunConfig& config, Int ranks) {
 void resolve_attention(RunConfig::Model& model, Int length) {
   if (!model.has_kv_heads()) model.set_kv_heads(model.heads());
   check_input(model.heads() % model.kv_heads() == 0, "model.heads is ", model.heads(), ", which is no multiple of model.kv_heads ",
-              model.kv_heads(), ": model.kv_heads may be ", divisors(model.heads()));
+              model.kv_heads(), ": model.kv_heads may be ", divisors_text(model.heads()));
   if (!model.has_head_width()) {
     check_input(model.width() % model.heads() == 0, "model.width is ", model.width(), ", which model.heads ", model.heads(),
                 " does not divide: give model.head_width");
@@ -80,37 +72,6 @@ void resolve_experts(RunConfig::Model& model) {
   check_input(first < model.layers(), "no layer is a Mixture-of-Experts layer: with model.first_dense_layers ", model.first_dense_layers(),
               " and model.moe_every ", model.moe_every(), " the first one would be layer ", first, ", counted from 0, of the model.layers ",
               model.layers(), "; for a dense model set model.experts to 1");
-}
-
-void resolve_router(RunConfig& config, Int ranks) {
-  RunConfig::Model& model = *config.mutable_model();
-  RunConfig::Router& router = *model.mutable_router();
-  if (!router.has_normalize()) router.set_normalize(model.top_k() > 1);
-  if (!router.has_group_top_k()) router.set_group_top_k(router.groups());
-  if (!router.has_group_sequences()) router.set_group_sequences(1);
-  if (!router.has_max_experts()) router.set_max_experts(model.top_k());
-  if (model.experts() == 1) return;
-  check_input(
-      model.top_k() > 1 || !router.normalize(),
-      "model.router.normalize is true with model.top_k 1: every weight would be 1 and the router would learn nothing; leave it out");
-  check_input(model.experts() % router.groups() == 0, "model.experts is ", model.experts(), ", which model.router.groups ", router.groups(),
-              " does not divide: it may be ", divisors(model.experts()));
-  check_input(router.group_top_k() <= router.groups(), "model.router.group_top_k is ", router.group_top_k(),
-              ", more than the model.router.groups ", router.groups());
-  check_input(router.max_experts() >= model.top_k() && router.max_experts() <= model.experts(), "model.router.max_experts is ",
-              router.max_experts(), ", but must be from model.top_k ", model.top_k(), " to model.experts ", model.experts());
-  if (router.kind() == "softmax_top_k") {
-    const auto unused = [](bool as_default, const char* field, const auto& value) {
-      check_input(as_default, field, " is ", value, ", but the router 'softmax_top_k' does not use it: leave it out");
-    };
-    unused(router.groups() == 1, "model.router.groups", router.groups());
-    unused(router.bias_rate() == 0, "model.router.bias_rate", router.bias_rate());
-    unused(router.threshold() == 0, "model.router.threshold", router.threshold());
-    unused(router.max_experts() == model.top_k(), "model.router.max_experts", router.max_experts());
-  }
-  const Int held = config.data().global_batch() / (config.data().accumulate() * ranks);
-  check_input(held % router.group_sequences() == 0, "model.router.group_sequences is ", router.group_sequences(),
-              ", but must divide the sequences that a rank holds in a micro-step, ", held, ": it may be ", divisors(held));
 }
 
 void resolve_exchange(RunConfig& config) {
@@ -168,7 +129,7 @@ void resolve_optimizer(RunConfig& config) {
 }
 }  // namespace
 
-RunConfig resolve(RunConfig config, int ranks) {
+RunConfig resolve(RunConfig config, int ranks, const RouterTable& routers) {
   check(ranks >= 1, "a run has at least one rank, not ", ranks);
   check_limits(config);
   check_available(config);
@@ -177,13 +138,13 @@ RunConfig resolve(RunConfig config, int ranks) {
   resolve_data(config, ranks);
   resolve_attention(*config.mutable_model(), config.data().length());
   resolve_experts(*config.mutable_model());
-  resolve_router(config, ranks);
+  resolve_router(config, ranks, routers);
   resolve_exchange(config);
   check_rows(config, ranks);
   resolve_optimizer(config);
   check_input(
       config.losses().convention() != RunConfig::Convention::huggingface || config.losses().scope() == RunConfig::Scope::batch,
-      "losses.convention is 'huggingface', which pools the rows of the whole micro-step: losses.scope must be 'batch', not 'sequence'");
+      "losses.convention is 'huggingface', which pools the rows of the whole micro-batch: losses.scope must be 'batch', not 'sequence'");
   check_input(config.run().device() != RunConfig::Device::cuda || ranks == 1, "run.device is 'cuda' on ", ranks,
               " ranks, but ranks on GPUs cannot exchange rows yet: take one rank, or run.device=cpu");
   if (config.run().communication() == RunConfig::Communication::auto_)

@@ -17,19 +17,21 @@ double relative(double reference, double other) {
   return std::abs(other - reference) / std::max(std::abs(reference), std::numeric_limits<double>::min());
 }
 
-/// Choices of the row that the other run did not make, whatever their order.
-Index changed_choices(const RoutingBlock& a, const RoutingBlock& b, Index row) {
-  const auto sorted = [row](const RoutingBlock& block) {
-    const auto begin = block.expert.begin() + row * block.choices;
-    std::vector<std::int32_t> experts(begin, begin + block.choices);
-    std::sort(experts.begin(), experts.end());
-    return experts;
-  };
-  const auto x = sorted(a);
-  const auto y = sorted(b);
+/// The experts of each row, in ascending order.
+std::vector<std::vector<std::int32_t>> experts_of_rows(const RoutingBlock& block) {
+  std::vector<std::vector<std::int32_t>> rows(static_cast<std::size_t>(block.rows));
+  for (std::size_t slot = 0; slot < block.token.size(); ++slot) {
+    if (block.expert[slot] >= 0) rows.at(static_cast<std::size_t>(block.token[slot])).push_back(block.expert[slot]);
+  }
+  for (auto& row : rows) std::sort(row.begin(), row.end());
+  return rows;
+}
+
+/// Choices of a row that only one of two runs made; of runs with as many choices, those that the other one did not make.
+Index changed_choices(const std::vector<std::int32_t>& a, const std::vector<std::int32_t>& b) {
   std::vector<std::int32_t> common;
-  std::set_intersection(x.begin(), x.end(), y.begin(), y.end(), std::back_inserter(common));
-  return a.choices - static_cast<Index>(common.size());
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(common));
+  return static_cast<Index>(std::max(a.size(), b.size()) - common.size());
 }
 
 Index all_choices(const ProbeStep& step) {
@@ -76,19 +78,19 @@ std::optional<RoutingFlip> first_flip(RoutingReader& reference, RoutingReader& o
     const auto b = other.next();
     check(a.has_value() == b.has_value(), "one layout recorded more routing than the other");
     if (!a || (flip && a->step > flip->step)) return flip;
-    check(a->step == b->step && a->micro == b->micro && a->layer == b->layer && a->first_row == b->first_row && a->rows == b->rows &&
-              a->choices == b->choices,
+    check(a->step == b->step && a->micro == b->micro && a->layer == b->layer && a->first_row == b->first_row && a->rows == b->rows,
           "the layouts recorded the routing of different rows at step ", a->step);
     Index tokens = 0;
     double gap = 0;
     Index choices = 0;
-    for (Index row = 0; row < a->rows; ++row) {
-      const Index changed = changed_choices(*a, *b, row);
+    const auto of_a = experts_of_rows(*a);
+    const auto of_b = experts_of_rows(*b);
+    for (std::size_t row = 0; row < of_a.size(); ++row) {
+      const Index changed = changed_choices(of_a[row], of_b[row]);
       if (changed == 0) continue;
       ++tokens;
       choices += changed;
-      const auto at = static_cast<std::size_t>(row);
-      gap = std::max<double>(gap, std::max(a->gap[at], b->gap[at]));
+      gap = std::max<double>(gap, std::max(a->margin[row], b->margin[row]));
     }
     if (tokens == 0) continue;
     if (!flip) flip = RoutingFlip{a->step, a->layer, 0, 0, 0};

@@ -1,6 +1,7 @@
 #include "launch/probe.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace yard {
 namespace {
@@ -43,7 +44,8 @@ TrainHooks Probe::hooks() {
 
 void Probe::gradients(StepReport& report, ParameterStore& store, GradientReducer& reducer) {
   planted_.change(report, store, reducer, mesh_);
-  ProbeStep step{report.step, report.loss, report.balance_loss, report.z_loss, report.norms, report.tokens_per_expert, {}};
+  ProbeStep step{report.step, report.loss, report.routing.loss("balance"), report.routing.loss("z"), report.norms, report.tokens_per_expert,
+                 {}};
   for (std::size_t b = 0; b < store.buffers().size(); ++b) {
     const Tensor& share = reducer.share(b);
     for (const SharePart& part : parts_of_share(store.buffers()[b], reducer.first(b), share.elements())) {
@@ -55,18 +57,23 @@ void Probe::gradients(StepReport& report, ParameterStore& store, GradientReducer
 
 void Probe::stepped(Model& model) { planted_.change_values(*model.parameters); }
 
-void Probe::record(const Context& context, Index moe_layer, const Tensor& choice, const Tensor& gap) {
+void Probe::record(const Context& context, Index moe_layer, const Routing& routing) {
   RoutingBlock block;
   block.step = context.step + 1;
   block.micro = context.micro;
   block.layer = moe_layer;
   block.first_row = context.tokens.first_sequence * context.tokens.length;
-  block.rows = choice.rows();
-  block.choices = choice.cols();
-  const auto experts = choice.values<std::int32_t>();
-  const auto gaps = gap.values<float>();
+  block.rows = context.tokens.rows();
+  const auto tokens = routing.token.values<std::int32_t>();
+  const auto experts = (routing.chosen.defined() ? routing.chosen : routing.expert).values<std::int32_t>();
+  block.token.assign(tokens.begin(), tokens.end());
   block.expert.assign(experts.begin(), experts.end());
-  block.gap.assign(gaps.begin(), gaps.end());
+  if (routing.margin.defined()) {
+    const auto margins = routing.margin.values<float>();
+    block.margin.assign(margins.begin(), margins.end());
+  } else {
+    block.margin.assign(static_cast<std::size_t>(block.rows), std::numeric_limits<float>::infinity());
+  }
   writer_.write(block);
 }
 

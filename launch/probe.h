@@ -21,7 +21,7 @@ class Probe final : public RoutingLog {
   void stepped(Model&);
   void finish() { writer_.finish(); }
 
-  void record(const Context&, Index moe_layer, const Tensor& choice, const Tensor& gap) override;
+  void record(const Context&, Index moe_layer, const Routing&) override;
 
  private:
   void gradients(StepReport&, ParameterStore&, GradientReducer&);

@@ -28,7 +28,7 @@ ProbeStep parse_step(const std::string& line) {
   return step;
 }
 
-/// Six numbers before each block's choices and gaps.
+/// Step, micro-batch, layer, first row, rows and slots, before each block's tokens, experts and margins.
 using Header = std::array<std::int64_t, 6>;
 
 }  // namespace
@@ -50,9 +50,11 @@ void ProbeWriter::write(const ProbeStep& step) {
 }
 
 void ProbeWriter::write(const RoutingBlock& block) {
-  routing_.write_value(Header{block.step, block.micro, block.layer, block.first_row, block.rows, block.choices});
+  routing_.write_value(
+      Header{block.step, block.micro, block.layer, block.first_row, block.rows, static_cast<std::int64_t>(block.token.size())});
+  routing_.write(std::as_bytes(std::span(block.token)));
   routing_.write(std::as_bytes(std::span(block.expert)));
-  routing_.write(std::as_bytes(std::span(block.gap)));
+  routing_.write(std::as_bytes(std::span(block.margin)));
 }
 
 void ProbeWriter::finish() {
@@ -88,6 +90,16 @@ RoutingReader::RoutingReader(const std::string& folder, int ranks) {
   }
 }
 
+namespace {
+/// Appends values from a file.
+template <class T>
+void read_more(std::ifstream& file, std::vector<T>& values, std::int64_t count) {
+  const std::size_t old = values.size();
+  values.resize(old + static_cast<std::size_t>(count));
+  file.read(reinterpret_cast<char*>(values.data() + old), static_cast<std::streamsize>(count * static_cast<std::int64_t>(sizeof(T))));
+}
+}  // namespace
+
 std::optional<RoutingBlock> RoutingReader::next() {
   RoutingBlock whole;
   std::size_t ended = 0;
@@ -99,18 +111,16 @@ std::optional<RoutingBlock> RoutingReader::next() {
       ++ended;
       continue;
     }
-    const auto [step, micro, layer, first_row, rows, choices] = header;
-    if (rank == 0) whole = {step, micro, layer, first_row, 0, choices, {}, {}};
-    // A rank's rows follow those of the rank before: each takes its contiguous part of the micro-step's sequences.
-    check(ended == 0 && step == whole.step && micro == whole.micro && layer == whole.layer && first_row == whole.first_row + whole.rows &&
-              choices == whole.choices,
+    const auto [step, micro, layer, first_row, rows, slots] = header;
+    if (rank == 0) whole = {step, micro, layer, first_row, 0, {}, {}, {}};
+    // A rank's rows follow those of the rank before: each takes its contiguous part of the micro-batch's sequences.
+    check(ended == 0 && step == whole.step && micro == whole.micro && layer == whole.layer && first_row == whole.first_row + whole.rows,
           "the routing that rank ", rank, " recorded does not continue that of the ranks before it");
-    const auto old = static_cast<std::size_t>(whole.rows);
+    read_more(file, whole.token, slots);
+    for (auto token = whole.token.end() - slots; token != whole.token.end(); ++token) *token += static_cast<std::int32_t>(whole.rows);
+    read_more(file, whole.expert, slots);
+    read_more(file, whole.margin, rows);
     whole.rows += rows;
-    whole.expert.resize(static_cast<std::size_t>(whole.rows * choices));
-    whole.gap.resize(static_cast<std::size_t>(whole.rows));
-    file.read(reinterpret_cast<char*>(whole.expert.data() + old * static_cast<std::size_t>(choices)), rows * choices * 4);
-    file.read(reinterpret_cast<char*>(whole.gap.data() + old), rows * 4);
     check(file.good(), "the routing that rank ", rank, " recorded is cut short");
   }
   check(ended == 0 || ended == files_.size(), "some ranks recorded less routing than others");

@@ -76,6 +76,34 @@ void add_layers(StepMetrics& metrics, const ModelSettings& model, const StepRepo
     }
     out.set_max_over_mean(total > 0 ? largest * static_cast<double>(counts.size()) / total : 0);
     out.set_entropy(entropy);
+    const RoutingSummary::Layer& reported = report.routing.layers.at(moe_layer - 1);
+    for (const auto& [name, value] : reported.losses) (*out.mutable_losses())[name] = value;
+    for (const auto& [name, mean] : reported.scalars) (*out.mutable_scalars())[name] = mean.mean();
+    for (const auto& [name, values] : reported.per_expert) {
+      auto& row = *(*out.mutable_per_expert())[name].mutable_values();
+      row.Add(values.begin(), values.end());
+    }
+  }
+}
+
+/// What routers report over all layers: the names that have fields of their own, and the others.
+void add_reports(StepMetrics& metrics, const RoutingSummary& routing) {
+  for (const auto& [name, value] : routing.losses) {
+    if (name == "balance") {
+      metrics.set_balance_loss(value);
+    } else if (name == "z") {
+      metrics.set_z_loss(value);
+    } else {
+      (*metrics.mutable_losses())[name] = value;
+    }
+  }
+  for (const auto& [name, mean] : routing.scalars) {
+    if (name == "dropped") {
+      metrics.set_dropped_fraction(mean.mean());
+      for (const double fraction : mean.parts()) metrics.add_dropped_by_quarter(fraction);
+    } else {
+      (*metrics.mutable_scalars())[name] = mean.mean();
+    }
   }
 }
 
@@ -105,8 +133,6 @@ StepMetrics step_metrics(RankRuntime& runtime, const RunConfig& config, double f
   metrics.set_step(static_cast<int>(report.step));
   metrics.set_tokens(static_cast<double>(report.tokens));
   metrics.set_loss(report.loss);
-  metrics.set_balance_loss(report.balance_loss);
-  metrics.set_z_loss(report.z_loss);
   metrics.set_grad_norm(report.norms.all);
   metrics.set_learning_rate(report.learning_rate);
   const double seconds = largest(fields.step());
@@ -115,8 +141,7 @@ StepMetrics step_metrics(RankRuntime& runtime, const RunConfig& config, double f
   metrics.set_tokens_per_second(step_tokens / seconds);
   metrics.set_model_tflops(flops * step_tokens / seconds / runtime.size * 1e-12);
   metrics.set_memory_bytes(largest(fields.memory()));
-  metrics.set_dropped_fraction(report.dropped_fraction);
-  for (const double fraction : report.dropped_by_quarter) metrics.add_dropped_by_quarter(fraction);
+  add_reports(metrics, report.routing);
   metrics.set_routing(RunConfig::Routing::Value_Name(config.run().routing()));
   metrics.set_skipped_steps(static_cast<int>(report.skipped_steps));
   add_layers(metrics, model_from_config(config), report);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 
 #include "core/io/crc32c.h"
 #include "launch/environment.h"
@@ -21,6 +22,20 @@ std::string new_file(const std::string& folder) {
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(stamp);
   const auto rest = std::chrono::duration_cast<std::chrono::nanoseconds>(stamp - seconds);
   return fmt::format("{}/events.out.tfevents.{:010d}.{}.{}.{}", folder, seconds.count(), host_name(), ::getpid(), rest.count());
+}
+
+/// A map's entries by name: protobuf's maps have no order.
+template <class Value>
+std::map<std::string, Value> in_order(const google::protobuf::Map<std::string, Value>& entries) {
+  return {entries.begin(), entries.end()};
+}
+
+/// The smallest and the largest of a layer's values for each expert: curves of all of them would be too many to read.
+void add_range(std::vector<Scalar>& scalars, const std::string& tag, int layer, const ExpertValues& row) {
+  if (row.values().empty()) return;
+  const auto [low, high] = std::minmax_element(row.values().begin(), row.values().end());
+  scalars.emplace_back(fmt::format("{} minimum, layer {}", tag, layer), *low);
+  scalars.emplace_back(fmt::format("{} maximum, layer {}", tag, layer), *high);
 }
 
 void append_little_endian(std::string& bytes, std::uint64_t value, int count) {
@@ -45,13 +60,18 @@ std::vector<Scalar> scalars_of(const StepMetrics& metrics) {
       {"consumed tokens", metrics.tokens()},
   };
   if (metrics.layers_size() > 0) {
-    scalars.emplace_back("load_balancing_loss", metrics.balance_loss());
-    scalars.emplace_back("z_loss", metrics.z_loss());
-    scalars.emplace_back("dropped fraction", metrics.dropped_fraction());
+    if (metrics.has_balance_loss()) scalars.emplace_back("load_balancing_loss", metrics.balance_loss());
+    if (metrics.has_z_loss()) scalars.emplace_back("z_loss", metrics.z_loss());
+    if (metrics.has_dropped_fraction()) scalars.emplace_back("dropped fraction", metrics.dropped_fraction());
+    for (const auto& [name, value] : in_order(metrics.losses())) scalars.emplace_back("losses/" + name, value);
+    for (const auto& [name, value] : in_order(metrics.scalars())) scalars.emplace_back("routing/" + name, value);
     double worst = 0;
     for (const LayerMetrics& layer : metrics.layers()) {
       worst = std::max(worst, layer.max_over_mean());
       scalars.emplace_back(fmt::format("experts/max over mean, layer {}", layer.layer()), layer.max_over_mean());
+      for (const auto& [name, value] : in_order(layer.scalars()))
+        scalars.emplace_back(fmt::format("routing/{}, layer {}", name, layer.layer()), value);
+      for (const auto& [name, row] : in_order(layer.per_expert())) add_range(scalars, fmt::format("routing/{}", name), layer.layer(), row);
     }
     scalars.emplace_back("experts/max over mean, worst layer", worst);
   }

@@ -75,7 +75,8 @@ Trainer::Trainer(RankRuntime& runtime, Mesh& mesh, const RunConfig& config, DTyp
   optimizer_ = std::make_unique<ShardedAdamW>(runtime_.stream(), *model_.parameters, mesh_, *gradients_, optimizer_settings(config_),
                                               config_.init().seed());
   loader_ = std::make_unique<Loader>(std::move(data), loader_options(config_, end_of_text), mesh_.batch_shard(), mesh_.batch_shards());
-  step_sums_ = Tensor(runtime_.stream(), {1 + 2 * static_cast<Index>(model_.reports.size())}, DType::f64);
+  step_sums_ = Tensor::zeros(runtime_.stream(), {1 + model_.reports->size()}, DType::f64);
+  model_.reports->bind(step_sums_.row_range(1, model_.reports->size()));
   state_.mutable_mesh()->set_expert(mesh_.shape().expert);
   state_.mutable_mesh()->set_data(mesh_.shape().data);
   state_.set_precision(std::string(name_of(compute)));
@@ -92,7 +93,7 @@ StepReport Trainer::step() {
 
   model_.parameters->zero_gradients(stream);
   model_.totals->begin_step(stream);
-  ops::fill(stream, step_sums_, 0);
+  stream.set(step_sums_.raw(), 0, step_sums_.bytes());
   const Index targets = loader_->targets(state_.step());  // of the whole step, all ranks: the only divisor of the loss
   for (Index micro = 0; micro < config_.data().accumulate(); ++micro) micro_step(micro, 1.0 / static_cast<double>(targets));
 
@@ -100,6 +101,7 @@ StepReport Trainer::step() {
   Context context{stream, runtime_.profiler, none};
   context.seed = config_.run().seed();
   context.step = state_.step();
+  context.totals = model_.totals.get();  // of the whole step: routers may read them in after_step
   gradients_->finish(context);
   report.norms = gradients_->norms(context);
   sum_reports(report);
@@ -149,15 +151,9 @@ void Trainer::micro_step(Index micro, double scale) {
   Tape tape;
   const Tensor nats = model_.transformer->nats(context, static_cast<float>(scale), tape);
   ops::add_sum(stream, nats, scale, step_sums_.row_range(0, 1));
-  if (!model_.reports.empty()) {  // the counts of all layers in one collective; every router's backward reads them
+  if (model_.reports->layers() > 0) {  // the counts of all layers in one collective; every router's backward reads them
     mesh_.world().all_reduce(stream, {kRoutingCounts}, model_.totals->micro(), Reduce::sum, When::now).wait(stream);
     model_.totals->end_micro(stream);
-  }
-  const bool by_sequence = config_.losses().scope() == RunConfig::Scope::sequence;
-  for (std::size_t layer = 0; layer < model_.reports.size(); ++layer) {
-    ops::fold_router_report(stream, model_.reports[layer]->sums, model_.totals->layer(static_cast<Index>(layer)), config_.model().top_k(),
-                            tokens.length, tokens.sequences_everywhere, by_sequence,
-                            step_sums_.row_range(1 + 2 * static_cast<Index>(layer), 2));
   }
   const bool last = micro + 1 == config_.data().accumulate();
   model_.transformer->backward(context, tape, [&](Index group) {
@@ -166,44 +162,21 @@ void Trainer::micro_step(Index micro, double scale) {
   check(tape.empty(), "backward left activations behind");
 }
 
-/// Sums over ranks, in one collective: the loss, the auxiliary losses of each layer, what was dropped.
+/// Sums over ranks, in one collective: the loss, and what routers report.
 void Trainer::sum_reports(StepReport& report) {
-  const auto layers = model_.reports.size();
   Stream& stream = runtime_.stream();
-  const Tensor all_drops = Tensor::zeros(stream, {8}, DType::i64);
-  for (const auto& layer : model_.reports) {
-    ops::add_counts(stream, layer->drops, all_drops);
-    stream.set(layer->drops.raw(), 0, layer->drops.bytes());
-  }
-  const Tensor own_sums = step_sums_.to(stream, Device{});
-  const Tensor own_drops = all_drops.to(stream, Device{});
+  const Tensor own = step_sums_.to(stream, Device{});
   const Tensor step_counts = model_.totals->step().to(stream, Device{});
-  const auto mine = own_sums.values<double>();
-  const auto drops = own_drops.values<std::int64_t>();
-  const Tensor sums(runtime_.host, {own_sums.length() + own_drops.length()}, DType::f64);
-  auto values = sums.values<double>();
-  std::copy(mine.begin(), mine.end(), values.begin());
-  std::copy(drops.begin(), drops.end(), values.begin() + own_sums.length());
+  const Tensor sums(runtime_.host, own.shape(), DType::f64);
+  const auto values = sums.values<double>();
+  std::copy(own.values<double>().begin(), own.values<double>().end(), values.begin());
+  model_.reports->keep_one_copy(values.subspan(1), runtime_.rank == 0);
   runtime_.control.all_reduce(runtime_.host, {kMetrics}, sums, Reduce::sum, When::now).wait(runtime_.host);
   report.loss = values[0];
-  const double terms = static_cast<double>(layers) * static_cast<double>(config_.data().accumulate());
-  for (std::size_t layer = 0; layer < layers; ++layer) {
-    report.balance_loss += values[1 + 2 * layer] / terms;
-    report.z_loss += values[2 + 2 * layer] / terms;
-    const auto counts = step_counts.row_range(static_cast<Index>(layer), 1).values<std::int64_t>();
+  report.routing = model_.reports->summary(values.subspan(1), config_.data().accumulate());
+  for (Index layer = 0; layer < model_.reports->layers(); ++layer) {
+    const auto counts = step_counts.row_range(layer, 1).values<std::int64_t>();
     report.tokens_per_expert.emplace_back(counts.begin(), counts.end());
-  }
-  double dropped = 0;
-  double seen = 0;
-  for (std::size_t quarter = 0; quarter < 4; ++quarter) {
-    dropped += values[mine.size() + quarter];
-    seen += values[mine.size() + 4 + quarter];
-  }
-  if (seen > 0) {
-    report.dropped_fraction = dropped / seen;
-    for (std::size_t quarter = 0; quarter < 4; ++quarter) {
-      report.dropped_by_quarter.push_back(values[mine.size() + quarter] / std::max(1.0, values[mine.size() + 4 + quarter]));
-    }
   }
 }
 

@@ -20,16 +20,15 @@ namespace yard {
 struct StepReport {
   Index step = 0;    // steps done, this one included
   Index tokens = 0;  // trained on so far
-  double loss = 0, balance_loss = 0, z_loss = 0;
+  double loss = 0;
+  RoutingSummary routing;        // auxiliary losses at coefficient 1, and what else routers report
   GradientReducer::Norms norms;  // before clipping
   double learning_rate = 0;
   std::string skipped;      // why the guard dropped the update; empty when it was done
   Index skipped_steps = 0;  // of the whole run so far
   double seconds = 0;
   double tokens_per_second = 0;
-  double dropped_fraction = 0;
-  std::vector<double> dropped_by_quarter;             // of the sequence; empty without a capacity
-  std::vector<std::vector<Index>> tokens_per_expert;  // of each MoE layer, over all ranks and micro-steps
+  std::vector<std::vector<Index>> tokens_per_expert;  // of each MoE layer, over all ranks and micro-batches
   Profiler::Phases phases;                            // of this rank
   std::vector<CollectiveRecord> collectives;          // of this rank: those that completed since the last report
 };
@@ -46,7 +45,7 @@ class Trainer {
  public:
   /// Collective. Values are initial ones of init.seed until something is loaded.
   Trainer(RankRuntime&, Mesh&, const RunConfig& resolved, DType compute, std::shared_ptr<const TokenStream> data, std::int32_t end_of_text,
-          TrainHooks hooks = {}, const RouterTable& routers = default_routers());
+          TrainHooks hooks = {}, const RouterTable& routers = router_table());
 
   /// One optimizer step. Throws AgreedError when the guard has dropped more updates in a row than it may; nothing has been updated then.
   StepReport step();
@@ -84,7 +83,7 @@ class Trainer {
   std::unique_ptr<ShardedAdamW> optimizer_;
   Guard guard_;
   CheckpointState state_;
-  Tensor step_sums_;  // (1 + 2 x MoE layers) f64: nats / targets; then balance and z of each layer
+  Tensor step_sums_;  // (1 + values that routers report) f64: nats / targets; then model_.reports
 };
 
 }  // namespace yard

@@ -8,7 +8,8 @@ namespace yard {
 
 Tensor MoeLayer::forward(Context& context, const Tensor& x, Tape& tape) {
   constexpr auto kDirection = Exchange::Direction::forward;
-  Routing routing = parts_.router->forward(context, x, tape, *parts_.report);
+  Routing routing = parts_.router->forward(context, x, tape);
+  if (context.pass == Pass::train && context.log != nullptr) context.log->record(context, parts_.moe_layer, routing);
   std::shared_ptr<ExchangePlan> plan = plan_of(context, routing, x.rows(), tape);
   const Tensor keys = parts_.keyed && context.training() ? row_keys(context) : Tensor();
   const auto dispatch = [&](Index chunk) { return parts_.exchange->dispatch(context, kDirection, *plan, chunk, x, routing.weight, keys); };
@@ -27,7 +28,8 @@ Tensor MoeLayer::forward(Context& context, const Tensor& x, Tape& tape) {
   Work::all(std::move(returning)).wait(context.stream);
   parts_.exchange->combine(context, *plan, y, {});
 
-  if (context.training()) tape.push(Saved{routing.self.defined() ? x : Tensor(), std::move(routing), std::move(plan)});
+  routing.margin = routing.local_weight = {};
+  if (context.training()) tape.push(Saved{std::move(routing), std::move(plan)});
   return y;
 }
 
@@ -57,33 +59,22 @@ Tensor MoeLayer::backward(Context& context, const Tensor& dy, Tape& tape) {
     const ExpertsGradient gradient = parts_.experts->backward(context, now.rows, tape);
     returning.push_back(parts_.exchange->return_rows(context, kDirection, *saved.plan, chunk, gradient.rows, gradient.weight));
   }
-  Tensor dself;
-  const Tensor dlocal = local_backward(context, dy, saved, dself, tape);
+  const Tensor dshared = parts_.shared ? parts_.shared->backward(context, dy, tape) : Tensor();
   Work::all(std::move(returning)).wait(context.stream);
   parts_.exchange->combine(context, *saved.plan, dx, dweight);
 
-  if (dlocal.defined()) ops::accumulate(context.stream, dlocal, dx);
-  ops::accumulate(context.stream, parts_.router->backward(context, dweight, dself, tape), dx);
+  if (dshared.defined()) ops::accumulate(context.stream, dshared, dx);
+  ops::accumulate(context.stream, parts_.router->backward(context, dweight, dy, tape), dx);
   return dx;
 }
 
-/// What this rank adds without sending anything: shared experts, and tokens that the router passes on themselves.      (N, C) f32
+/// What this rank adds without sending rows: shared experts, and what the router computes locally.              (N, C) f32
 Tensor MoeLayer::local_output(Context& context, const Tensor& x, const Routing& routing, Tape& tape) {
   Tensor y = parts_.shared ? ops::cast(context.stream, parts_.shared->forward(context, x, tape), DType::f32)
                            : Tensor::zeros(context.stream, x.shape());
-  if (routing.self.defined()) ops::accumulate(context.stream, ops::scale_rows(context.stream, x, routing.self, DType::f32), y);
+  const Tensor own = parts_.router->local(context, x, routing);
+  if (own.defined()) ops::accumulate(context.stream, own, y);
   return y;
-}
-
-Tensor MoeLayer::local_backward(Context& context, const Tensor& dy, const Saved& saved, Tensor& dself, Tape& tape) {
-  Tensor dx;
-  if (saved.routing.self.defined()) {
-    dself = ops::row_dot(context.stream, dy, saved.x);
-    dx = ops::scale_rows(context.stream, dy, saved.routing.self, DType::f32);
-  }
-  if (!parts_.shared) return dx;
-  const Tensor dshared = parts_.shared->backward(context, dy, tape);
-  return dx.defined() ? ops::add(context.stream, dx, dshared, DType::f32) : dshared;
 }
 
 void MoeLayer::visit(const std::function<void(Parameter&)>& see) {
@@ -92,7 +83,17 @@ void MoeLayer::visit(const std::function<void(Parameter&)>& see) {
   if (parts_.shared) parts_.shared->visit(see);
 }
 
-void MoeLayer::visit_state(const std::function<void(State&)>& see) { parts_.router->visit_state(see); }
+void MoeLayer::visit_state(const std::function<void(State&)>& see) {
+  parts_.router->visit_state(see);
+  parts_.experts->visit_state(see);
+  if (parts_.shared) parts_.shared->visit_state(see);
+}
+
+void MoeLayer::after_step(Context& context, bool skipped) {
+  parts_.router->after_step(context, skipped);
+  parts_.experts->after_step(context, skipped);
+  if (parts_.shared) parts_.shared->after_step(context, skipped);
+}
 
 void MoeLayer::visit_costs(const CostVisitor& visitor) const {
   const RouterCost router = parts_.router->cost();
@@ -110,7 +111,5 @@ void MoeLayer::visit_costs(const CostVisitor& visitor) const {
   parts_.experts->visit_costs({ModelPart::experts, parts_.expert_count, slots, row_bytes}, visitor);
   if (parts_.shared) parts_.shared->visit_costs(visitor);
 }
-
-void MoeLayer::after_step(Context& context, bool skipped) { parts_.router->after_step(context, skipped); }
 
 }  // namespace yard

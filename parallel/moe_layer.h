@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "core/nn/experts.h"
-#include "core/nn/routers/router.h"
+#include "core/nn/routing/router.h"
 #include "parallel/exchange/exchange.h"
 
 namespace yard {
@@ -16,9 +16,9 @@ class MoeLayer final : public Module {
     std::unique_ptr<Exchange> exchange;
     std::unique_ptr<Experts> experts;
     std::unique_ptr<Module> shared;  // shared experts, or empty
-    std::shared_ptr<RouterReport> report;
-    Index expert_count = 0;  // over all ranks
-    bool keyed = false;      // whether experts need each row's global number (dropout inside the expert)
+    Index moe_layer = 0;             // among MoE layers, from 0
+    Index expert_count = 0;          // over all ranks
+    bool keyed = false;              // whether experts need each row's global number (dropout inside the expert)
   };
   explicit MoeLayer(Parts parts) : parts_(std::move(parts)) {}
 
@@ -32,13 +32,11 @@ class MoeLayer final : public Module {
 
  private:
   struct Saved {
-    Tensor x;  // only where the router passes tokens themselves on
     Routing routing;
     std::shared_ptr<ExchangePlan> plan;
   };
   std::shared_ptr<ExchangePlan> plan_of(Context&, const Routing&, Index tokens, Tape&);
   Tensor local_output(Context&, const Tensor& x, const Routing&, Tape&);
-  Tensor local_backward(Context&, const Tensor& dy, const Saved&, Tensor& dself, Tape&);
   Parts parts_;
 };
 

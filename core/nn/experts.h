@@ -40,6 +40,9 @@ class Experts {
   virtual ExpertsGradient backward(Context&, const Tensor& dy, Tape&) = 0;
   virtual void visit(const std::function<void(Parameter&)>&) = 0;
   virtual void visit_costs(const ExpertsUse&, const CostVisitor&) const = 0;
+  virtual void visit_state(const std::function<void(State&)>&) {}
+  /// After the optimizer's step; `skipped` when the guard dropped this update.
+  virtual void after_step(Context&, bool skipped) { (void)skipped; }
 };
 
 /// The matrices of one feed-forward by name.
@@ -77,6 +80,8 @@ class DenseFeedForward final : public Module {
   Tensor backward(Context&, const Tensor& dy, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
   void visit_costs(const CostVisitor&) const override;
+  void visit_state(const std::function<void(State&)>& visitor) override { bank_->visit_state(visitor); }
+  void after_step(Context& context, bool skipped) override { bank_->after_step(context, skipped); }
 
  private:
   std::unique_ptr<Experts> bank_;
@@ -91,6 +96,8 @@ class SharedExperts final : public Module {
   Tensor backward(Context&, const Tensor& dy, Tape&) override;
   void visit(const std::function<void(Parameter&)>&) override;
   void visit_costs(const CostVisitor&) const override;
+  void visit_state(const std::function<void(State&)>& visitor) override { bank_->visit_state(visitor); }
+  void after_step(Context& context, bool skipped) override { bank_->after_step(context, skipped); }
 
  private:
   struct Saved {

@@ -56,10 +56,11 @@ struct Parameter {
   static Parameter vector(std::string name, Index length, Init init);
 };
 
-/// A value that is saved with the model but not optimised: balance bias, centroids, hash tables.
+/// A value that is saved with the model but not optimised: selection bias, centroids, hash tables. Replicas hold the same.
 struct State {
-  std::string name;
+  std::string name;  // global, as a parameter's
   Tensor value;
+  ParamKind kind = ParamKind::dense;
 };
 
 /// What forward leaves for backward: forward pushes, backward pops in reverse order (law 4). Typed: popping another type throws.

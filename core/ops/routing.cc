@@ -12,6 +12,8 @@
 namespace yard::ops {
 namespace {
 
+constexpr float kTinyWeight = 1e-20F;  // keeps weights finite where all chosen scores are zero
+
 void check_choices(const Tensor& choice, const Tensor& p) {
   check(choice.dtype() == DType::i32 && choice.shape().rank() == 2, "choices must be (N, K) i32, got ", choice.shape(), " ",
         name_of(choice.dtype()));
@@ -53,20 +55,6 @@ void drop_over_capacity(Stream& stream, const Tensor& choice, const Tensor& weig
   });
 }
 
-void add_auxiliary_gradient(Stream& stream, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& coefficient,
-                            float z, const Tensor& dlogits) {
-  check(dlogits.shape() == p.shape(), "the gradient of logits must be ", p.shape(), ", got ", dlogits.shape());
-  check(!coefficient.defined() || (coefficient.cols() == p.cols() && p.rows() % std::max<Index>(1, coefficient.rows()) == 0),
-        "coefficients ", coefficient.shape(), " do not fit scores ", p.shape());
-  dispatch(stream.device(), [&](auto on) { kernels::add_auxiliary_gradient(on, stream, p, log_sum_exp, ids, coefficient, z, dlogits); });
-}
-
-Tensor scaled_counts(Stream& stream, const Tensor& counts, double factor) {
-  Tensor y(stream, counts.shape());
-  dispatch(stream.device(), [&](auto on) { kernels::scaled_counts(on, stream, counts, factor, y); });
-  return y;
-}
-
 Tensor sum_over_layers(Stream& stream, const Tensor& counts) {
   Tensor y(stream, {1, counts.cols()}, DType::i64);
   dispatch(stream.device(), [&](auto on) { kernels::sum_over_layers(on, stream, counts, y); });
@@ -78,21 +66,6 @@ Tensor count_by_sequence(Stream& stream, const Tensor& choice, Index length, Ind
   Tensor counts = Tensor::zeros(stream, {choice.rows() / length, experts}, DType::i64);
   dispatch(stream.device(), [&](auto on) { kernels::count_by_sequence(on, stream, choice, length, counts); });
   return counts;
-}
-
-void add_router_report(Stream& stream, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts, Index length,
-                       Index choices, const Tensor& sums) {
-  check(sums.dtype() == DType::f64 && sums.elements() == 3 + p.cols(), "a router's report for ", p.cols(), " experts has ", 3 + p.cols(),
-        " f64 sums, got ", sums.shape());
-  dispatch(stream.device(), [&](auto on) { kernels::add_router_report(on, stream, p, log_sum_exp, ids, counts, length, choices, sums); });
-}
-
-void fold_router_report(Stream& stream, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences,
-                        bool by_sequence, const Tensor& into) {
-  check(sums.elements() == 3 + counts.elements() && into.elements() == 2, "a report of ", sums.shape(), " does not fit counts ",
-        counts.shape());
-  dispatch(stream.device(),
-           [&](auto on) { kernels::fold_router_report(on, stream, sums, counts, choices, length, sequences, by_sequence, into); });
 }
 
 Tensor jitter(Stream& stream, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key) {
@@ -150,8 +123,8 @@ void choice_weights(Cpu, Stream&, const Tensor& p, const Tensor& choice, bool no
       const std::int32_t* chosen = choice.data<std::int32_t>() + n * k;
       float* w = weight.data<float>() + n * k;
       float total = 0;
-      for (Index j = 0; j < k; ++j) total += w[j] = scores[chosen[j]];
-      const float factor = normalize ? scale / total : scale;
+      for (Index j = 0; j < k; ++j) total += w[j] = chosen[j] < 0 ? 0.0F : scores[chosen[j]];
+      const float factor = normalize ? scale / (total + kTinyWeight) : scale;
       for (Index j = 0; j < k; ++j) w[j] *= factor;
     }
   });
@@ -222,34 +195,6 @@ void drop_over_capacity(Cpu, Stream&, const Tensor& choice, const Tensor& weight
   }
 }
 
-void add_auxiliary_gradient(Cpu, Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& coefficient, float z,
-                            const Tensor& dlogits) {
-  const Index experts = p.cols();
-  const Index each = coefficient.defined() ? p.rows() / std::max<Index>(1, coefficient.rows()) : 1;
-  parallel_ranges(p.rows(), 8 * experts, 1, [&](Index first, Index last) {
-    for (Index n = first; n < last; ++n) {
-      if (ids.data<std::int32_t>()[n] < 0) continue;
-      const float* scores = p.data<float>() + n * experts;
-      float* dz = dlogits.data<float>() + n * experts;
-      const float pull = 2 * z * log_sum_exp.data<float>()[n];
-      if (!coefficient.defined()) {
-        for (Index e = 0; e < experts; ++e) dz[e] += pull * scores[e];
-        continue;
-      }
-      const float* c = coefficient.data<float>() + n / each * experts;
-      const float mean = lane_sum(experts, [=](Index e) { return scores[e] * c[e]; });
-#pragma omp simd
-      for (Index e = 0; e < experts; ++e) dz[e] += scores[e] * (c[e] - mean + pull);
-    }
-  });
-}
-
-void scaled_counts(Cpu, Stream&, const Tensor& counts, double factor, const Tensor& y) {
-  for (Index i = 0; i < counts.elements(); ++i) {
-    y.data<float>()[i] = static_cast<float>(factor * static_cast<double>(counts.data<std::int64_t>()[i]));
-  }
-}
-
 void sum_over_layers(Cpu, Stream&, const Tensor& counts, const Tensor& y) {
   auto total = y.values<std::int64_t>();
   std::fill(total.begin(), total.end(), 0);
@@ -267,65 +212,6 @@ void count_by_sequence(Cpu, Stream&, const Tensor& choice, Index length, const T
       }
     }
   });
-}
-
-void add_router_report(Cpu, Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts, Index length,
-                       Index choices, const Tensor& sums) {
-  const Index experts = p.cols();
-  const Index sequences = counts.rows();
-  const Index width = 3 + experts;
-  const std::int32_t* const id = ids.data<std::int32_t>();
-  const float* const lse = log_sum_exp.data<float>();
-  const float* const scores = p.data<float>();
-  // One row of partial sums a sequence, added in their order: the same on any number of threads.
-  std::vector<double> partial(static_cast<std::size_t>(sequences * width), 0.0);
-  double* const parts = partial.data();
-  constexpr Index kStrip = 256;  // experts that a thread adds up for one sequence: all threads find work in a single one of many experts
-  const Index strips = (experts + kStrip - 1) / kStrip;
-  parallel_ranges(sequences * strips, 4 * length * std::min(experts, kStrip), 1, [=](Index first, Index last) {
-    for (Index task = first; task < last; ++task) {
-      const Index s = task / strips;
-      const Index from = task % strips * kStrip;
-      const Index to = std::min(from + kStrip, experts);
-      double* const out = parts + s * width + 3;
-      for (Index n = s * length; n < (s + 1) * length; ++n) {
-        if (id[n] < 0) continue;
-        const float* const row = scores + n * experts;
-#pragma omp simd
-        for (Index e = from; e < to; ++e) out[e] += static_cast<double>(row[e]);
-      }
-    }
-  });
-  const std::int64_t* const counted = counts.data<std::int64_t>();
-  double* const total = sums.data<double>();
-  for (Index s = 0; s < sequences; ++s) {
-    double* const out = parts + s * width;
-    for (Index n = s * length; n < (s + 1) * length; ++n) {
-      if (id[n] < 0) continue;
-      out[0] += 1;
-      out[1] += static_cast<double>(lse[n]) * static_cast<double>(lse[n]);
-    }
-    if (out[0] == 0) continue;
-    double balance = 0;
-    for (Index e = 0; e < experts; ++e) balance += static_cast<double>(counted[s * experts + e]) * out[3 + e];
-    out[2] = balance * static_cast<double>(experts) / (static_cast<double>(choices) * out[0] * out[0]);
-    for (Index i = 0; i < width; ++i) total[i] += out[i];
-  }
-}
-
-void fold_router_report(Cpu, Stream&, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences,
-                        bool by_sequence, const Tensor& into) {
-  auto report = sums.values<double>();
-  const Index experts = counts.elements();
-  const double tokens = static_cast<double>(length) * static_cast<double>(sequences);
-  double balance = 0;
-  for (Index e = 0; e < experts; ++e) {
-    balance += static_cast<double>(counts.data<std::int64_t>()[e]) * report[static_cast<std::size_t>(3 + e)];
-  }
-  balance *= static_cast<double>(experts) / (static_cast<double>(choices) * tokens * tokens);
-  into.values<double>()[0] += by_sequence ? report[2] / static_cast<double>(sequences) : balance;
-  into.values<double>()[1] += report[1] / tokens;
-  std::fill(report.begin(), report.end(), 0.0);
 }
 
 void jitter(Cpu, Stream&, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key, const Tensor& y) {

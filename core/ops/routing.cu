@@ -22,12 +22,12 @@ __global__ void weigh_choices(const float* p, const std::int32_t* choice, bool n
   float total = 0;
   for (Index j = 0; j < k; ++j) {
     const std::int32_t e = choice[n * k + j];
-    require(e >= 0 && e < experts, "a choice is none of the experts");
-    const float score = p[n * experts + e];
+    require(e >= -1 && e < experts, "a choice is none of the experts");
+    const float score = e < 0 ? 0.0F : p[n * experts + e];
     weight[n * k + j] = score;
     total += score;
   }
-  const float factor = normalize ? scale / total : scale;
+  const float factor = normalize ? scale / (total + 1e-20F) : scale;
   for (Index j = 0; j < k; ++j) weight[n * k + j] *= factor;
 }
 
@@ -133,30 +133,7 @@ __global__ void add_drops(const std::int64_t* totals, Index groups, std::int64_t
   }
 }
 
-// -------------------------------------------------------------------------------------------------------------------- auxiliary losses
-
-/// One warp a row.
-__global__ void add_auxiliary(const float* p, const float* log_sum_exp, const std::int32_t* ids, const float* coefficient, Index each,
-                              float z, float* dlogits, Index rows, Index experts) {
-  const Index n = warp_row();
-  if (n >= rows || ids[n] < 0) return;
-  const float* scores = p + n * experts;
-  float* dz = dlogits + n * experts;
-  const float pull = 2 * z * log_sum_exp[n];
-  if (coefficient == nullptr) {
-    for (Index e = warp_lane(); e < experts; e += kWarp) dz[e] += pull * scores[e];
-    return;
-  }
-  const float* c = coefficient + n / each * experts;
-  float mean = 0;
-  for (Index e = warp_lane(); e < experts; e += kWarp) mean += scores[e] * c[e];
-  mean = warp_reduce(mean);
-  for (Index e = warp_lane(); e < experts; e += kWarp) dz[e] += scores[e] * (c[e] - mean + pull);
-}
-
-__global__ void scale_counts(const std::int64_t* counts, double factor, float* y, Index count) {
-  if (item() < count) y[item()] = static_cast<float>(factor * static_cast<double>(counts[item()]));
-}
+// -------------------------------------------------------------------------------------------------------------------------------- counts
 
 __global__ void add_layers(const std::int64_t* counts, std::int64_t* y, Index layers, Index cols) {
   if (item() >= cols) return;
@@ -175,60 +152,6 @@ __global__ void count_in_sequence(const std::int32_t* choice, Index slots, std::
   }
   found = block_reduce(found);
   if (threadIdx.x == 0) counts[static_cast<Index>(blockIdx.y) * gridDim.x + blockIdx.x] += found;
-}
-
-/// partial[sequence] = what the sequence adds to the report; one block a sequence.
-__global__ void report_sequence(const float* p, const float* log_sum_exp, const std::int32_t* ids, const std::int64_t* counts, Index length,
-                                Index choices, Index experts, double* partial) {
-  const Index sequence = blockIdx.x;
-  const Index first = sequence * length;
-  double* out = partial + sequence * (3 + experts);
-  double tokens = 0;
-  double squares = 0;
-  for (Index n = first + threadIdx.x; n < first + length; n += blockDim.x) {
-    if (ids[n] < 0) continue;
-    const double lse = static_cast<double>(log_sum_exp[n]);
-    tokens += 1;
-    squares += lse * lse;
-  }
-  tokens = block_reduce(tokens);
-  squares = block_reduce(squares);
-  double balance = 0;
-  for (Index e = threadIdx.x; e < experts; e += blockDim.x) {
-    double sum = 0;
-    for (Index n = first; n < first + length; ++n) {
-      if (ids[n] >= 0) sum += static_cast<double>(p[n * experts + e]);
-    }
-    out[3 + e] = sum;
-    balance += static_cast<double>(counts[sequence * experts + e]) * sum;
-  }
-  balance = block_reduce(balance);
-  if (threadIdx.x != 0) return;
-  out[0] = tokens;
-  out[1] = squares;
-  out[2] = tokens == 0 ? 0.0 : balance * static_cast<double>(experts) / (static_cast<double>(choices) * tokens * tokens);
-}
-
-/// sums += the sequences' parts, in their order.
-__global__ void add_reports(const double* partial, Index sequences, double* sums, Index count) {
-  if (item() >= count) return;
-  double total = sums[item()];
-  for (Index sequence = 0; sequence < sequences; ++sequence) total += partial[sequence * count + item()];
-  sums[item()] = total;
-}
-
-/// One block.
-__global__ void fold_report(double* sums, const std::int64_t* counts, Index experts, double choices, double tokens, double sequences,
-                            bool by_sequence, double* into) {
-  double balance = 0;
-  for (Index e = threadIdx.x; e < experts; e += blockDim.x) balance += static_cast<double>(counts[e]) * sums[3 + e];
-  balance = block_reduce(balance) * static_cast<double>(experts) / (choices * tokens * tokens);
-  if (threadIdx.x == 0) {
-    into[0] += by_sequence ? sums[2] / sequences : balance;
-    into[1] += sums[1] / tokens;
-  }
-  sync_block();
-  for (Index i = threadIdx.x; i < 3 + experts; i += blockDim.x) sums[i] = 0;
 }
 
 // -------------------------------------------------------------------------------------------------------------------- noise and numbers
@@ -327,19 +250,6 @@ void drop_over_capacity(Cuda, Stream& stream, const Tensor& choice, const Tensor
          on_device<std::int64_t>(seen));
 }
 
-void add_auxiliary_gradient(Cuda, Stream& stream, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& coefficient,
-                            float z, const Tensor& dlogits) {
-  const Index each = coefficient.defined() ? p.rows() / std::max<Index>(1, coefficient.rows()) : 1;
-  launch(add_auxiliary, blocks_for(p.rows() * kWarp), kBlockThreads, stream, on_device<float>(p), on_device<float>(log_sum_exp),
-         on_device<std::int32_t>(ids), coefficient.defined() ? on_device<float>(coefficient) : nullptr, each, z, on_device<float>(dlogits),
-         p.rows(), p.cols());
-}
-
-void scaled_counts(Cuda, Stream& stream, const Tensor& counts, double factor, const Tensor& y) {
-  launch(scale_counts, blocks_for(counts.elements()), kBlockThreads, stream, on_device<std::int64_t>(counts), factor, on_device<float>(y),
-         counts.elements());
-}
-
 void sum_over_layers(Cuda, Stream& stream, const Tensor& counts, const Tensor& y) {
   launch(add_layers, blocks_for(counts.cols()), kBlockThreads, stream, on_device<std::int64_t>(counts), on_device<std::int64_t>(y),
          counts.rows(), counts.cols());
@@ -348,22 +258,6 @@ void sum_over_layers(Cuda, Stream& stream, const Tensor& counts, const Tensor& y
 void count_by_sequence(Cuda, Stream& stream, const Tensor& choice, Index length, const Tensor& counts) {
   launch(count_in_sequence, dim3(blocks_for(counts.cols(), 1), blocks_for(counts.rows(), 1)), kBlockThreads, stream,
          on_device<std::int32_t>(choice), length * choice.cols(), on_device<std::int64_t>(counts));
-}
-
-void add_router_report(Cuda, Stream& stream, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts,
-                       Index length, Index choices, const Tensor& sums) {
-  const Tensor partial(stream, {counts.rows(), sums.elements()}, DType::f64);
-  launch(report_sequence, blocks_for(counts.rows(), 1), kBlockThreads, stream, on_device<float>(p), on_device<float>(log_sum_exp),
-         on_device<std::int32_t>(ids), on_device<std::int64_t>(counts), length, choices, p.cols(), on_device<double>(partial));
-  launch(add_reports, blocks_for(sums.elements()), kBlockThreads, stream, on_device<double>(partial), counts.rows(),
-         on_device<double>(sums), sums.elements());
-}
-
-void fold_router_report(Cuda, Stream& stream, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences,
-                        bool by_sequence, const Tensor& into) {
-  launch(fold_report, 1, kBlockThreads, stream, on_device<double>(sums), on_device<std::int64_t>(counts), counts.elements(),
-         static_cast<double>(choices), static_cast<double>(length) * static_cast<double>(sequences), static_cast<double>(sequences),
-         by_sequence, on_device<double>(into));
 }
 
 void jitter(Cuda, Stream& stream, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key, const Tensor& y) {

@@ -4,10 +4,11 @@
 
 namespace yard::ops {
 
-/// The arithmetic of routers after the softmax: weights of choices and their gradients, capacity, auxiliary losses. All f32.
+/// The arithmetic of routers after the scores: weights of choices and their gradients, capacity, noise, counts. All f32.
 /// N tokens, E experts, K choices a token. Padding tokens have id -1.
 
-/// w = scale * p[choice], divided by the sum over the token's choices when `normalize`.    p: (N, E)  choice: (N, K) i32  w: (N, K)
+/// w = scale * p[choice], divided by the sum over the token's choices (+ 1e-20) when `normalize`; 0 for choices of -1.
+///                                                                       p: (N, E)  choice: (N, K) i32  w: (N, K)
 Tensor choice_weights(Stream&, const Tensor& p, const Tensor& choice, bool normalize, float scale);
 /// The gradient of the logits through w and the softmax (numerics, section 3).              dweight, weight: (N, K)  dlogits: (N, E)
 Tensor choice_weights_backward(Stream&, const Tensor& dweight, const Tensor& p, const Tensor& choice, const Tensor& weight, bool normalize,
@@ -22,29 +23,10 @@ enum class DropPolicy : std::uint8_t { position, weight };
 void drop_over_capacity(Stream&, const Tensor& choice, const Tensor& weight, Index experts, Index group, Index length, Index capacity,
                         DropPolicy, const Tensor& dropped, const Tensor& seen);
 
-/// dlogits += p * (c - <p, c>) + 2 z * log_sum_exp * p for tokens that are not padding, with c the row of the token's group: the gradient
-/// of <c, sum of p> and of z * sum of log_sum_exp^2.        coefficient: (groups, E), each for N / groups rows; empty for none
-void add_auxiliary_gradient(Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& coefficient, float z,
-                            const Tensor& dlogits);
-
-/// factor * counts, f32.                                                                    counts: any shape i64
-Tensor scaled_counts(Stream&, const Tensor& counts, double factor);
 /// Sums over the first axis.                                                                counts: (L, E) i64  result: (1, E) i64
 Tensor sum_over_layers(Stream&, const Tensor& counts);
 /// The choices of each sequence counted by itself.                       choice: (N, K) i32  result: (N / length, E) i64
 Tensor count_by_sequence(Stream&, const Tensor& choice, Index length, Index experts);
-
-/// What a router reports, added to `sums` (3 + E) f64: tokens, sum of log_sum_exp^2, sum over sequences of E sum_e f_e P_e (the
-/// per-sequence balance loss), and for each expert the sum of p. Padding does not count.                 counts: (N / length, E), of each
-/// sequence
-void add_router_report(Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts, Index length,
-                       Index choices, const Tensor& sums);
-
-/// Turns a micro-step's report into losses at coefficient 1 and clears it: into[0] += this rank's part of the balance loss, from the counts
-/// summed over ranks or, by sequence, from the report's own term; into[1] += its part of the z-loss. Parts of all ranks add up.
-///                                                               sums: (3 + E) f64  counts: (E) i64  into: (2) f64
-void fold_router_report(Stream&, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences, bool by_sequence,
-                        const Tensor& into);
 
 /// x times uniform noise in [1 - epsilon, 1 + epsilon); value (n, c) takes draw c of key_of(key, row_key[n]).    x: (N, C) f32
 Tensor jitter(Stream&, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key);
@@ -53,7 +35,7 @@ Tensor jitter(Stream&, const Tensor& x, float epsilon, std::uint64_t key, const 
 /// token the first expert with probability `skew` and otherwise balanced ones.   row_key: (N) i64  result: (N, K) i32
 Tensor forced_choice(Stream&, const Tensor& row_key, Index experts, Index k, float skew, std::uint64_t key);
 
-/// 1 / (1 + exp(-x)).                                                                       x, y: (N) f32
+/// 1 / (1 + exp(-x)).                                                                       x, y: f32 of any shape
 Tensor sigmoid(Stream&, const Tensor& x);
 /// dy * y * (1 - y).
 Tensor sigmoid_backward(Stream&, const Tensor& dy, const Tensor& y);
@@ -73,15 +55,8 @@ void choice_weights_backward(Cpu, Stream&, const Tensor& dweight, const Tensor& 
 void mask_padding(Cpu, Stream&, const Tensor& ids, const Tensor& choice);
 void drop_over_capacity(Cpu, Stream&, const Tensor& choice, const Tensor& weight, Index experts, Index group, Index length, Index capacity,
                         DropPolicy, const Tensor& dropped, const Tensor& seen);
-void add_auxiliary_gradient(Cpu, Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& coefficient, float z,
-                            const Tensor& dlogits);
-void scaled_counts(Cpu, Stream&, const Tensor& counts, double factor, const Tensor& y);
 void sum_over_layers(Cpu, Stream&, const Tensor& counts, const Tensor& y);
 void count_by_sequence(Cpu, Stream&, const Tensor& choice, Index length, const Tensor& counts);
-void add_router_report(Cpu, Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts, Index length,
-                       Index choices, const Tensor& sums);
-void fold_router_report(Cpu, Stream&, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences,
-                        bool by_sequence, const Tensor& into);
 void jitter(Cpu, Stream&, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key, const Tensor& y);
 void forced_choice(Cpu, Stream&, const Tensor& row_key, Index experts, float skew, std::uint64_t key, const Tensor& choice);
 void sigmoid(Cpu, Stream&, const Tensor& x, const Tensor& y);
@@ -97,15 +72,8 @@ void choice_weights_backward(Cuda, Stream&, const Tensor& dweight, const Tensor&
 void mask_padding(Cuda, Stream&, const Tensor& ids, const Tensor& choice);
 void drop_over_capacity(Cuda, Stream&, const Tensor& choice, const Tensor& weight, Index experts, Index group, Index length, Index capacity,
                         DropPolicy, const Tensor& dropped, const Tensor& seen);
-void add_auxiliary_gradient(Cuda, Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& coefficient,
-                            float z, const Tensor& dlogits);
-void scaled_counts(Cuda, Stream&, const Tensor& counts, double factor, const Tensor& y);
 void sum_over_layers(Cuda, Stream&, const Tensor& counts, const Tensor& y);
 void count_by_sequence(Cuda, Stream&, const Tensor& choice, Index length, const Tensor& counts);
-void add_router_report(Cuda, Stream&, const Tensor& p, const Tensor& log_sum_exp, const Tensor& ids, const Tensor& counts, Index length,
-                       Index choices, const Tensor& sums);
-void fold_router_report(Cuda, Stream&, const Tensor& sums, const Tensor& counts, Index choices, Index length, Index sequences,
-                        bool by_sequence, const Tensor& into);
 void jitter(Cuda, Stream&, const Tensor& x, float epsilon, std::uint64_t key, const Tensor& row_key, const Tensor& y);
 void forced_choice(Cuda, Stream&, const Tensor& row_key, Index experts, float skew, std::uint64_t key, const Tensor& choice);
 void sigmoid(Cuda, Stream&, const Tensor& x, const Tensor& y);

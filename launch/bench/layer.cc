@@ -30,8 +30,10 @@ void layer(RankRuntime& runtime, const Options& options, const RunConfig& config
   const auto made = runtime.make_mesh(config.mesh());
   Mesh& mesh = *made;
   Model model;
+  model.reports = std::make_unique<RoutingReports>();
   model.totals = std::make_unique<RoutingTotals>(stream, 1, described.experts());
   const std::unique_ptr<Module> moe = build_moe_layer(config, mesh, stream, 0, model);
+  model.reports->bind(Tensor::zeros(stream, {model.reports->size()}, DType::f64));
   ParameterStore::Settings settings;
   settings.compute = dtype;
   ParameterStore store(

@@ -113,8 +113,8 @@ FileContents model_contents(Context& context, Mesh& mesh, ParameterStore& store,
       }
     }
   }
-  if (mesh.rank() == 0) {
-    for (const State* state : states) contents.push_back(file_tensor(state->name, extents(state->value.shape()), state->value));
+  for (const State* state : states) {
+    if (mesh.replicas(state->kind).rank() == 0) contents.push_back(file_tensor(state->name, extents(state->value.shape()), state->value));
   }
   return contents;
 }

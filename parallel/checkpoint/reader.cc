@@ -134,7 +134,7 @@ void check_names(ModelFiles& files, const ParameterStore& store, const std::vect
   std::vector<std::string> missing;
   std::vector<std::string> misshapen;
   std::vector<std::string> mistyped;
-  const auto see = [&](const std::string& name, const std::vector<Index>* shape) {
+  const auto see = [&](const std::string& name, const std::vector<Index>* shape, bool whole_numbers = false) {
     const StoredPart place = files.find(name);
     if (place.tensor.empty()) {
       missing.push_back(files.stored_name(name));
@@ -145,7 +145,7 @@ void check_names(ModelFiles& files, const ParameterStore& store, const std::vect
     const auto wanted = stored_shape(*shape, place, experts);
     const SafetensorsEntry& entry = files.entry(place.tensor);
     const bool real = entry.dtype == "F32" || entry.dtype == "BF16" || entry.dtype == "F16" || entry.dtype == "F64";
-    if (!real) mistyped.push_back(place.tensor + " is " + entry.dtype);
+    if (!real && !whole_numbers) mistyped.push_back(place.tensor + " is " + entry.dtype);
     if (entry.shape != wanted) misshapen.push_back(place.tensor + " is " + entry.shape_text() + " instead of " + shape_text(wanted));
   };
   for (const FlatBuffer& buffer : store.buffers()) {
@@ -163,7 +163,13 @@ void check_names(ModelFiles& files, const ParameterStore& store, const std::vect
       if (!seen.contains(name)) see(name, nullptr);
     }
   }
-  for (const State* state : states) see(state->name, nullptr);
+  for (const State* state : states) {
+    std::vector<Index> shape;
+    for (int axis = 0; axis < state->value.shape().rank(); ++axis) shape.push_back(state->value.shape()[axis]);
+    see(state->name, &shape, state->value.dtype() == DType::i32 || state->value.dtype() == DType::i64);
+    if (state->kind != ParamKind::expert) continue;
+    for (const std::string& each : for_all_experts(state->name, experts)) see(each, nullptr);
+  }
   std::vector<std::string> left;
   for (const std::string& name : files.names()) {
     if (!used.contains(name) && !may_be_left_over(name, tied_output)) left.push_back(name);

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "core/nn/routers/router.h"
+#include "core/nn/routing/router.h"
 
 namespace yard {
 

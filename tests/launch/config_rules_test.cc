@@ -82,6 +82,13 @@ TEST(Resolve, WritesEveryDefaultDownAndIsIdempotent) {
   EXPECT_EQ(to_text(resolve(parse_config(text, "again"), 2)), text);
 }
 
+TEST(Resolve, IsIdempotentForEveryRouter) {
+  for (const RouterKind& kind : router_table()) {
+    const std::string text = to_text(resolved("model { router { kind: " + std::string(kind.name) + " } }", 2));
+    EXPECT_EQ(to_text(resolve(parse_config(text, "again"), 2)), text) << kind.name;
+  }
+}
+
 TEST(Resolve, RefusesWhatDoesNotFitTheRanks) {
   EXPECT_EQ(refusal("model { experts: 6 } mesh { expert: 4 }", 4),
             "model.experts is 6, which mesh.expert 4 does not divide: mesh.expert may be 1, 2, 3 or 6");
@@ -98,7 +105,7 @@ TEST(Resolve, RefusesWhatDoesNotFitTheRanks) {
   EXPECT_THAT(refusal("mesh { tensor: 2 }", 2), AllOf(HasSubstr("mesh.tensor is 2"), HasSubstr("must be 1")));
   EXPECT_THAT(refusal("mesh { pipeline: 2 }", 2), AllOf(HasSubstr("mesh.pipeline is 2"), HasSubstr("must be 1")));
   EXPECT_THAT(refusal("model { router { group_sequences: 3 } } data { global_batch: 16 accumulate: 2 }", 2),
-              AllOf(HasSubstr("model.router.group_sequences is 3"), HasSubstr("a rank holds in a micro-step, 4: it may be 1, 2 or 4")));
+              AllOf(HasSubstr("model.router.group_sequences is 3"), HasSubstr("a rank holds in a micro-batch, 4: it may be 1, 2 or 4")));
   EXPECT_THAT(refusal("data { global_batch: 65536 length: 32768 } model { positions: 32768 }"), HasSubstr("raise data.accumulate"));
 }
 
@@ -136,9 +143,9 @@ TEST(Resolve, RefusesModelsThatCannotBe) {
       {"model { router { jitter: 1 } }", {"model.router.jitter is 1", "below 1"}},
       {"model { top_k: 1 router { normalize: true } }", {"model.router.normalize", "model.top_k 1", "leave it out"}},
       {"model { router { groups: 2 } }", {"model.router.groups is 2", "softmax_top_k"}},
-      {"model { router { groups: 3 kind: other } }", {"model.experts is 8", "model.router.groups 3"}},
-      {"model { router { group_top_k: 2 kind: other } }", {"model.router.group_top_k is 2", "model.router.groups 1"}},
-      {"model { router { max_experts: 9 kind: other } }", {"model.router.max_experts is 9", "model.experts 8"}},
+      {"model { router { kind: softmax_topk } }", {"model.router.kind is 'softmax_topk'", "did you mean 'softmax_top_k'?"}},
+      {"model { router { kind: zzz } }", {"model.router.kind is 'zzz'", "softmax_top_k"}},
+      {"model { experts: 1 router { kind: zzz } }", {"model.router.kind is 'zzz'"}},
       {"model { router { max_experts: 3 } }", {"model.router.max_experts is 3", "softmax_top_k"}},
       {"model { router { bias_rate: 0.001 } }", {"model.router.bias_rate is 0.001", "softmax_top_k"}},
       {"model { router { threshold: 0.4 } }", {"model.router.threshold is 0.4", "softmax_top_k"}},
@@ -198,8 +205,8 @@ TEST(Resolve, AllowsWhatIsOnTheEdge) {
        {"model { experts: 1 }", "model { experts: 2 top_k: 2 }", "model { top_k: 1 }", "optimizer { clip: 0 decay: 0 warmup_steps: 0 }",
         "run { steps: 1 }", "run { steps: 1 } optimizer { schedule: wsd }", "run { routing: balanced watchdog_seconds: 0 }",
         "model { router { capacity_factor: 1.25 drop: weight } }", "model { first_dense_layers: 3 }", "model { moe_every: 4 }",
-        "losses { convention: huggingface balance: 0 z: 0 }", "model { router { groups: 4 group_top_k: 2 kind: other } }",
-        "model { positions: 256 } data { length: 256 }", "exchange { algorithm: direct }"}) {
+        "losses { convention: huggingface balance: 0 z: 0 }", "model { positions: 256 } data { length: 256 }",
+        "exchange { algorithm: direct }"}) {
     EXPECT_EQ(refusal(text), "nothing was refused") << text;
   }
 }

@@ -5,10 +5,12 @@
 #include "core/ops/adamw.h"
 #include "core/ops/elementwise.h"
 #include "launch/generator.h"
+#include "launch/model_from_config.h"
 #include "launch/schedule.h"
 #include "parallel/checkpoint/hugging_face.h"
 #include "parallel/gradients.h"
 #include "parallel/sharded_adamw.h"
+#include "tests/support/loops.h"
 #include "tests/support/rig.h"
 
 namespace yard {
@@ -117,16 +119,30 @@ TEST_P(Transformers, LogitsLossAndEveryGradientAreTheirs) {
   if (rig.config().model().experts() == 1) return;
 
   EXPECT_EQ(losses.counts, fixture.numbers("counts"));
-  // load_balancing_loss_func: the rows of all layers pooled, at coefficient 1.
+  // load_balancing_loss_func pools the rows of all layers, at coefficient 1: the loops have its gradient in their loss, and their parts
+  // here.
+  const ModelSettings model = model_from_config(rig.config());
+  loops::Routing how;
+  how.normalize = rig.config().model().router().normalize();
+  how.length = how.group = static_cast<std::size_t>(tokens.length);
+  Named<double> values;
+  for (const auto& [name, value] : rig.values()) values[name] = to_f64(value);
+  const auto whole = [](const Tensor& tensor) {
+    const auto entries = tensor.values<std::int32_t>();
+    return std::vector<int>(entries.begin(), entries.end());
+  };
+  loops::Auxiliary<double> aux;
+  loops::transformer(model, how, values, whole(tokens.ids), whole(tokens.positions), aux);
+  expect_close(losses.balance, aux.balance, 1e-5, "balance of each layer");
   const auto experts = static_cast<std::size_t>(rig.config().model().experts());
-  const double rows = static_cast<double>(losses.balance.size()) * static_cast<double>(tokens.rows());
+  const double rows = static_cast<double>(aux.counts.size()) * static_cast<double>(tokens.rows());
   double pooled = 0;
   for (std::size_t e = 0; e < experts; ++e) {
     double chosen = 0;
     double probability = 0;
-    for (std::size_t at = e; at < losses.counts.size(); at += experts) {
-      chosen += losses.counts[at];
-      probability += losses.probability[at];
+    for (std::size_t layer = 0; layer < aux.counts.size(); ++layer) {
+      chosen += losses.counts[layer * experts + e];
+      probability += aux.probability[layer][e];
     }
     pooled += static_cast<double>(experts) * (chosen / rows) * (probability / rows);
   }

@@ -31,9 +31,13 @@ std::vector<ProbeStep> run() {
   return steps;
 }
 
-RoutingBlock block(Index step, Index micro, Index layer, Index first_row, std::vector<std::int32_t> experts, std::vector<float> gaps) {
-  const auto rows = static_cast<Index>(gaps.size());
-  return {step, micro, layer, first_row, rows, static_cast<Index>(experts.size()) / rows, std::move(experts), std::move(gaps)};
+/// Rows with as many experts each.
+RoutingBlock block(Index step, Index micro, Index layer, Index first_row, std::vector<std::int32_t> experts, std::vector<float> margins) {
+  const auto rows = static_cast<Index>(margins.size());
+  std::vector<std::int32_t> tokens;
+  for (std::size_t slot = 0; slot < experts.size(); ++slot)
+    tokens.push_back(static_cast<std::int32_t>(slot / (experts.size() / margins.size())));
+  return {step, micro, layer, first_row, rows, std::move(tokens), std::move(experts), std::move(margins)};
 }
 
 void write(const std::string& folder, int rank, const std::vector<RoutingBlock>& blocks) {
@@ -142,7 +146,7 @@ TEST(FirstFlip, IsTheFirstLayerOfTheFirstStep) {
                                        block(1, 0, 2, 0, {0, 1}, {0.3F, 0.3F}), block(2, 0, 0, 0, {0, 1}, {0.5F, 0.5F})};
   auto b = a;
   b[1].expert = {0, 2};  // the flip
-  b[1].gap[1] = 2e-6F;
+  b[1].margin[1] = 2e-6F;
   b[2].expert = {3, 2};  // what follows from it
   b[3].expert = {1, 0};
   const auto flip = flip_between(a, b);
@@ -152,6 +156,20 @@ TEST(FirstFlip, IsTheFirstLayerOfTheFirstStep) {
   EXPECT_EQ(flip->tokens, 1);
   EXPECT_FLOAT_EQ(static_cast<float>(flip->gap), 2e-6F);  // the larger of both runs'
   EXPECT_EQ(flip->choices_in_step, 3);
+}
+
+TEST(FirstFlip, TakesSlotsInAnyOrderAndAnyNumberPerToken) {
+  RoutingBlock a = block(1, 0, 0, 0, {0, 1, 2, -1}, {0.1F, 1e-6F});
+  RoutingBlock b = a;
+  b.token = {1, 0, 0, 1};  // the same slots in another order, the unused one elsewhere
+  b.expert = {2, 0, 1, -1};
+  EXPECT_FALSE(flip_between({a}, {b}).has_value());
+  b.expert[3] = 3;  // a second expert where there was one
+  const auto flip = flip_between({a}, {b});
+  ASSERT_TRUE(flip.has_value());
+  EXPECT_EQ(flip->tokens, 1);
+  EXPECT_EQ(flip->choices_in_step, 1);
+  EXPECT_FLOAT_EQ(static_cast<float>(flip->gap), 1e-6F);
 }
 
 TEST(FirstFlip, CountsEachMicroStepsFirstLayer) {
@@ -188,6 +206,7 @@ TEST(ProbeFiles, PartsOfRanksMakeTheWhole) {
   const auto whole = reader.next();
   ASSERT_TRUE(whole.has_value());
   EXPECT_EQ(whole->rows, 4);
+  EXPECT_THAT(whole->token, ElementsAre(0, 0, 1, 1, 2, 2, 3, 3));
   EXPECT_THAT(whole->expert, ElementsAre(0, 1, 2, 3, 1, 1, 2, 3));
   EXPECT_FALSE(reader.next().has_value());
 }

@@ -30,6 +30,9 @@ StepMetrics some_step(int step) {
   layer.add_tokens_per_expert(4096);
   layer.add_tokens_per_expert(0);
   layer.set_max_over_mean(2);
+  (*metrics.mutable_losses())["importance"] = 0.5;
+  (*metrics.mutable_scalars())["experts_per_token"] = 1.75;
+  (*layer.mutable_per_expert())["selection_bias"].add_values(-0.5);
   auto& communication = *metrics.add_communication();
   communication.set_name("layer.0.dispatch");
   communication.set_bytes_within(5e10);
@@ -52,8 +55,9 @@ TEST(MetricsLog, WritesOneObjectALineWithTheNamesOfTheProto) {
   ASSERT_EQ(lines.size(), 2U);
   const auto one = parse_json(lines[0]);
   const auto two = parse_json(lines[1]);
-  for (const char* name : {"step", "tokens", "loss", "balance_loss", "z_loss", "grad_norm", "learning_rate", "step_seconds",
-                           "tokens_per_second", "model_tflops", "memory_bytes", "dropped_fraction", "skipped_steps"}) {
+  for (const char* name : {"balance_loss", "z_loss", "dropped_fraction"}) EXPECT_FALSE(one.contains(name)) << name;
+  for (const char* name : {"step", "tokens", "loss", "grad_norm", "learning_rate", "step_seconds", "tokens_per_second", "model_tflops",
+                           "memory_bytes", "skipped_steps"}) {
     ASSERT_TRUE(one.contains(name)) << name;
     EXPECT_TRUE(one[name].is_number()) << name;
   }
@@ -63,6 +67,9 @@ TEST(MetricsLog, WritesOneObjectALineWithTheNamesOfTheProto) {
   EXPECT_EQ(one["routing"], "natural");
   EXPECT_EQ(one["layers"][0]["tokens_per_expert"], nlohmann::json({4096, 0}));
   EXPECT_EQ(one["layers"][0]["max_over_mean"], 2);
+  EXPECT_EQ(one["losses"]["importance"], 0.5);
+  EXPECT_EQ(one["scalars"]["experts_per_token"], 1.75);
+  EXPECT_EQ(one["layers"][0]["per_expert"]["selection_bias"]["values"], nlohmann::json({-0.5}));
   for (const char* name : {"calls", "bytes_within", "bytes_between", "seconds", "exposed_seconds", "hidden_seconds", "slowest_rank"}) {
     EXPECT_TRUE(one["communication"][0].contains(name)) << name;
   }

@@ -252,8 +252,11 @@ TEST(Property, RecomputingChangesNoBitAndCountsOnce) {
         std::map<std::string, std::vector<double>> mine;
         std::vector<double> dropped;
         for (const auto& [name, gradient] : rig.gradients()) mine[name] = to_f64(gradient);
-        for (const auto& report : rig.model().reports) {
-          for (const double value : to_f64(report->drops)) dropped.push_back(value);
+        for (const auto& layer : now.routing.layers) {
+          for (const auto& [name, mean] : layer.scalars) {
+            dropped.insert(dropped.end(), mean.sums.begin(), mean.sums.end());
+            dropped.insert(dropped.end(), mean.weights.begin(), mean.weights.end());
+          }
         }
         if (gradients.empty()) {
           gradients = mine;

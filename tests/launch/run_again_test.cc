@@ -48,6 +48,17 @@ TEST(RunAgain, AFinishedRunIsLeftAsItIs) {
   }
 }
 
+TEST(RunAgain, AMistypedRouterLeavesTheEarlierRunWhereItIs) {
+  const Program program;
+  ASSERT_EQ(program.run("train --config c --run-dir r --set run.steps=2").code, 0);
+  const auto before = files_of(program / "r");
+  for (const int ranks : {0, 2}) {
+    const auto again = program.run("train --config c --run-dir r --resume never --set model.router.kind=softmax_topk", ranks);
+    test::expect_sentence(again, 2, {"model.router.kind is 'softmax_topk'", "did you mean 'softmax_top_k'?"});
+    EXPECT_EQ(files_of(program / "r"), before);
+  }
+}
+
 TEST(RunAgain, ResumeNeverStartsAfreshAndLosesNothing) {
   const Program program;
   ASSERT_EQ(program.run("train --config c --run-dir r --set run.steps=6").code, 0);

@@ -95,9 +95,8 @@ void expect_fields(const std::vector<json>& metrics) {
     const json& line = metrics[i];
     EXPECT_EQ(line["step"], i + 1);
     EXPECT_EQ(line["tokens"], (i + 1) * 16 * 64);
-    for (const char* name :
-         {"loss", "balance_loss", "z_loss", "grad_norm", "learning_rate", "step_seconds", "tokens_per_second", "model_tflops",
-          "memory_bytes", "dropped_fraction", "layers", "communication", "phases", "routing", "skipped_steps"}) {
+    for (const char* name : {"loss", "balance_loss", "z_loss", "grad_norm", "learning_rate", "step_seconds", "tokens_per_second",
+                             "model_tflops", "memory_bytes", "layers", "communication", "phases", "routing", "skipped_steps"}) {
       EXPECT_TRUE(line.contains(name)) << name << " is not in step " << i + 1;
     }
     ASSERT_EQ(line["layers"].size(), 2U);

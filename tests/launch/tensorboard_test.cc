@@ -147,7 +147,20 @@ TEST(TensorBoard, ScalarsHaveTheNamesThatPeopleLookFor) {
   EXPECT_EQ(value("validation bits per byte"), 2);
   for (const double each : {1.5, 4.0, 2.0}) metrics.add_layers()->set_max_over_mean(each);
   EXPECT_EQ(value("load_balancing_loss"), 1.25);
+  EXPECT_EQ(value("z_loss"), -1) << "no router reports one";
+  EXPECT_EQ(value("dropped fraction"), -1) << "no capacity";
+  metrics.set_z_loss(0);
+  metrics.set_dropped_fraction(0.125);
+  (*metrics.mutable_losses())["importance"] = 0.5;
+  (*metrics.mutable_scalars())["experts_per_token"] = 1.75;
+  metrics.mutable_layers(1)->set_layer(7);
+  for (const double each : {0.5, -0.25, 0.125}) (*metrics.mutable_layers(1)->mutable_per_expert())["selection_bias"].add_values(each);
   EXPECT_EQ(value("z_loss"), 0);
+  EXPECT_EQ(value("dropped fraction"), 0.125);
+  EXPECT_EQ(value("losses/importance"), 0.5);
+  EXPECT_EQ(value("routing/experts_per_token"), 1.75);
+  EXPECT_EQ(value("routing/selection_bias minimum, layer 7"), -0.25);
+  EXPECT_EQ(value("routing/selection_bias maximum, layer 7"), 0.5);
   EXPECT_EQ(value("experts/max over mean, worst layer"), 4);
 }
 }  // namespace

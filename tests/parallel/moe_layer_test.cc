@@ -1,10 +1,12 @@
 #include "parallel/moe_layer.h"
 
+#include <fmt/format.h>
+
 #include "comm/local.h"
-#include "core/nn/routers/softmax_top_k.h"
 #include "core/nn/transformer.h"
 #include "tests/support/layer_rig.h"
 #include "tests/support/loops.h"
+#include "tests/support/router_rig.h"
 
 namespace yard {
 namespace {
@@ -47,19 +49,25 @@ ModulePlace module_place() {
   return place;
 }
 
-MoeLayer make_layer(const Case& c, const MoeSettings& model, Communicator& group, const std::shared_ptr<RouterReport>& report) {
+RouterPlace place_of(const Case& c) {
   RouterPlace place;
   place.width = kWidth;
   place.experts = c.experts;
   place.top_k = c.k;
-  SoftmaxTopKSettings settings;
-  settings.normalize = c.normalize;
-  settings.capacity_factor = c.capacity;
-  settings.losses.balance = 0.3F;
-  settings.losses.z = 0.2F;
-  MoeLayer::Parts parts;
   place.name = "model.layers.0.block_sparse_moe.";
-  parts.router = std::make_unique<SoftmaxTopK>(place, settings);
+  place.losses.balance = 0.3F;
+  place.losses.z = 0.2F;
+  return place;
+}
+
+std::string router_fields(const Case& c) {
+  return fmt::format("normalize: {}", c.normalize) + (c.capacity > 0 ? fmt::format(" capacity_factor: {}", c.capacity) : "");
+}
+
+MoeLayer make_layer(const Case& c, const MoeSettings& model, Communicator& group, RouterRig& router) {
+  const RouterPlace place = place_of(c);
+  MoeLayer::Parts parts;
+  parts.router = router.take();
   parts.exchange = find_exchange("direct").make(group, c.experts, 1, 0);
   parts.experts = make_experts(model, module_place(), 0, c.experts);
   parts.expert_count = c.experts;
@@ -67,7 +75,6 @@ MoeLayer make_layer(const Case& c, const MoeSettings& model, Communicator& group
     parts.shared = std::make_unique<SharedExperts>(make_dense_bank(*model.shared, module_place(), place.name + "shared_experts."),
                                                    c.shared_gate ? place.name + "shared_expert_gate.weight" : "", module_place());
   }
-  parts.report = report;
   return MoeLayer(std::move(parts));
 }
 
@@ -77,8 +84,8 @@ TEST(MoeLayer, IsTheLoopForwardAndBackward) {
     const MoeSettings model = settings_of(c);
     EventLog records;
     const auto self = make_self(records);
-    const auto report = std::make_shared<RouterReport>(cpu(), c.experts);
-    MoeLayer layer = make_layer(c, model, *self, report);
+    RouterRig router("softmax_top_k", router_fields(c), place_of(c), 2);
+    MoeLayer layer = make_layer(c, model, *self, router);
     LayerRig rig([&](const auto& see) { layer.visit(see); }, 2, 12);
     const Tensor x = random_tensor({24, kWidth}, 1);
     const Tensor dy = random_tensor(x.shape(), 2);
@@ -125,32 +132,66 @@ TEST(MoeLayer, IsTheLoopForwardAndBackward) {
   }
 }
 
-/// A router that passes tokens themselves on (copy experts): y = self * x + the routed experts.
+/// A router with a copy and a constant expert, which it computes locally: y = a x + b v + the routed experts.
 class Copying final : public Router {
  public:
-  Routing forward(Context& context, const Tensor& x, Tape&, RouterReport&) override {
+  Routing forward(Context& context, const Tensor& x, Tape& tape) override {
     Routing routing;
     routing.token = tokens_of_slots(context.stream, x.rows(), 1);
     routing.expert = Tensor(context.stream, {x.rows()}, DType::i32);
     routing.weight = random_tensor({x.rows()}, 11);
-    routing.self = random_tensor({x.rows()}, 12);
+    routing.local_weight = random_tensor({x.rows(), 2}, 12);
     for (Index n = 0; n < x.rows(); ++n) routing.expert.data<std::int32_t>()[n] = static_cast<std::int32_t>(n % 3) - 1;
+    tape.push(Saved{x, routing.local_weight});
     return routing;
   }
-  Tensor backward(Context& context, const Tensor& dweight, const Tensor& dself, Tape&) override {
+  Tensor local(Context& context, const Tensor& x, const Routing& routing) override {
+    Tensor y(context.stream, x.shape());
+    for (Index i = 0; i < y.elements(); ++i) {
+      const float* const factor = routing.local_weight.data<float>() + i / x.cols() * 2;
+      y.data<float>()[i] = factor[0] * x.data<float>()[i] + factor[1] * constant_.value.data<float>()[i % x.cols()];
+    }
+    return y;
+  }
+  Tensor backward(Context& context, const Tensor& dweight, const Tensor& dy, Tape& tape) override {
+    const auto saved = tape.pop<Saved>();
     weight = to_f64(dweight);
-    self = to_f64(dself);
-    return Tensor::zeros(context.stream, {dself.elements(), 6});
+    local_weight.assign(static_cast<std::size_t>(2 * dy.rows()), 0);
+    Tensor dx(context.stream, dy.shape());
+    for (Index i = 0; i < dy.elements(); ++i) {
+      const auto row = static_cast<std::size_t>(i / dy.cols());
+      const float* const by = saved.local_weight.data<float>() + 2 * row;
+      const float d = dy.data<float>()[i];
+      dx.data<float>()[i] = by[0] * d;
+      constant_.grad.data<float>()[i % dy.cols()] += by[1] * d;
+      local_weight[2 * row] += static_cast<double>(d * saved.x.data<float>()[i]);
+      local_weight[2 * row + 1] += static_cast<double>(d * constant_.value.data<float>()[i % dy.cols()]);
+    }
+    return dx;
   }
-  RouterCost cost() const override {
-    RouterCost cost;
-    cost.slots_per_token = 1;
-    return cost;
-  }
-  std::vector<double> weight, self;
+  void visit(const std::function<void(Parameter&)>& visitor) override { visitor(constant_); }
+  RouterCost cost() const override { return {1, 6, {}, 0, 0}; }
+  std::vector<double> weight, local_weight;
+
+ private:
+  struct Saved {
+    Tensor x, local_weight;
+  };
+  Parameter constant_ = Parameter::vector("constant", 6, Init::ones());
 };
 
-TEST(MoeLayer, PassesTokensOnThemselvesWhereARouterSaysSo) {
+/// What a layer's log is told.
+class Recorded final : public RoutingLog {
+ public:
+  void record(const Context&, Index moe_layer, const Routing& routing) override {
+    layers.push_back(moe_layer);
+    expert = to_f64(routing.expert);
+  }
+  std::vector<Index> layers;
+  std::vector<double> expert;
+};
+
+TEST(MoeLayer, AddsWhatARouterComputesLocallyAndRecordsItsChoices) {
   const MoeSettings model = settings_of({"", 2, 1, 0, false, false, 0});
   EventLog records;
   const auto self = make_self(records);
@@ -161,7 +202,7 @@ TEST(MoeLayer, PassesTokensOnThemselvesWhereARouterSaysSo) {
   parts.exchange = find_exchange("direct").make(*self, 2, 1, 0);
   parts.experts = make_experts(model, module_place(), 0, 2);
   parts.expert_count = 2;
-  parts.report = std::make_shared<RouterReport>(cpu(), 2);
+  parts.moe_layer = 4;
   MoeLayer layer(std::move(parts));
   LayerRig rig([&](const auto& see) { layer.visit(see); }, 1, 9);
   const Tensor x = random_tensor({9, 6}, 1);
@@ -176,13 +217,15 @@ TEST(MoeLayer, PassesTokensOnThemselvesWhereARouterSaysSo) {
         const auto names = names::expert(0, static_cast<Index>(n % 3) - 1);
         routed = loops::feed_forward(model.expert, w, {names.gate, names.up, names.down}, row);
       }
-      for (std::size_t c = 0; c < 6; ++c) y.push_back(row[c] * w.at("self")[n] + routed[c] * w.at("weight")[n]);
+      for (std::size_t c = 0; c < 6; ++c)
+        y.push_back(row[c] * w.at("local_weight")[2 * n] + w.at("constant")[c] * w.at("local_weight")[2 * n + 1] +
+                    routed[c] * w.at("weight")[n]);
     }
     return y;
   };
   Named<double> at = rig.named();
   at["x"] = to_f64(x);
-  at["self"] = to_f64(random_tensor({9}, 12));
+  at["local_weight"] = to_f64(random_tensor({9, 2}, 12));
   at["weight"] = to_f64(random_tensor({9}, 11));
   const Differentiated exact = differentiate(at, [&]<class S>(const Named<S>& w) {
     S sum = 0.0;
@@ -192,9 +235,13 @@ TEST(MoeLayer, PassesTokensOnThemselvesWhereARouterSaysSo) {
   });
   Tape tape;
   Context context = rig.context();
+  Recorded log;
+  context.log = &log;
   expect_close(layer.forward(context, x, tape), out(at), 1e-5, "y");
+  EXPECT_EQ(log.layers, std::vector<Index>{4});
+  EXPECT_EQ(log.expert, (std::vector<double>{-1, 0, 1, -1, 0, 1, -1, 0, 1}));
   rig.expect_gradients(layer.backward(context, dy, tape), exact, 1e-5);
-  expect_close(seen.self, exact.gradients.at("self"), 1e-5, "d(self)");
+  expect_close(seen.local_weight, exact.gradients.at("local_weight"), 1e-5, "d(local weight)");
   expect_close(seen.weight, exact.gradients.at("weight"), 1e-5, "d(weight)");
 }
 

@@ -34,7 +34,7 @@ void TrainerRig::make(const RunConfig& unresolved, std::shared_ptr<const TokenSt
   config_ = unresolved;
   config_.mutable_mesh()->set_expert(shape.expert);
   config_.mutable_mesh()->set_data(shape.data);
-  config_ = resolve(config_, shape.ranks());
+  config_ = resolve(config_, shape.ranks(), routers);
   mesh_ = rank_.runtime.make_mesh(config_.mesh());
   const DType compute = config_.run().precision() == RunConfig::Precision::bf16 ? DType::bf16 : DType::f32;
   trainer_ = std::make_unique<Trainer>(rank_.runtime, *mesh_, config_, compute, std::move(data), -1, std::move(hooks), routers);
@@ -51,10 +51,10 @@ std::map<std::string, std::vector<double>> TrainerRig::values() {
   return result;
 }
 
-CheckpointWriter::Settings writer_settings(const std::string& folder, const RunConfig& config) {
+CheckpointWriter::Settings writer_settings(const std::string& folder, const RunConfig& config, const RouterTable& routers) {
   CheckpointWriter::Settings settings;
   settings.folder = folder;
-  const RunConfig resolved = resolve(config, 1);
+  const RunConfig resolved = resolve(config, 1, routers);
   settings.names = names_of_model(resolved);
   settings.texts = {{"config.json", hugging_face_config(resolved, DType::f32, 0)}};
   return settings;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "launch/step_metrics.h"
 #include "launch/trainer.h"
 #include "tests/support/rig.h"
 
@@ -17,15 +18,17 @@ std::shared_ptr<const TokenStream> small_text(Index tokens, int vocabulary);
 class TrainerRig {
  public:
   TrainerRig(Communicator& world, const RunConfig& unresolved, std::shared_ptr<const TokenStream> data, MeshShape shape,
-             const RouterTable& routers = default_routers(), TrainHooks hooks = {});
+             const RouterTable& routers = router_table(), TrainHooks hooks = {});
   /// On one rank.
-  TrainerRig(const RunConfig& unresolved, std::shared_ptr<const TokenStream> data, const RouterTable& routers = default_routers(),
+  TrainerRig(const RunConfig& unresolved, std::shared_ptr<const TokenStream> data, const RouterTable& routers = router_table(),
              TrainHooks hooks = {});
   Trainer& operator*() noexcept { return *trainer_; }
   Trainer* operator->() noexcept { return trainer_.get(); }
   Mesh& mesh() noexcept { return *mesh_; }
   RankRuntime& runtime() noexcept { return rank_.runtime; }
   const RunConfig& config() const noexcept { return config_; }  // resolved
+  /// What a step is logged as. Collective.
+  StepMetrics metrics(const StepReport& report) { return step_metrics(rank_.runtime, config_, 1, report); }
   /// The values of the parameters that this rank holds, by their logical names.
   std::map<std::string, std::vector<double>> values();
 
@@ -39,7 +42,8 @@ class TrainerRig {
 };
 
 /// For checkpoints of a run of this configuration in a folder.
-CheckpointWriter::Settings writer_settings(const std::string& folder, const RunConfig& unresolved);
+CheckpointWriter::Settings writer_settings(const std::string& folder, const RunConfig& unresolved,
+                                           const RouterTable& routers = router_table());
 
 /// What a run on a layout did: reports of its steps, and the values of all parameters at the end, wherever they lie.
 struct LayoutRun {

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "core/nn/parameters.h"
-#include "core/nn/routers/router.h"
+#include "core/nn/routing/router.h"
 #include "tests/support/differentiable.h"
 #include "tests/support/support.h"
 

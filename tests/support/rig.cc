@@ -1,7 +1,6 @@
 #include "tests/support/rig.h"
 
 #include "core/ops/elementwise.h"
-#include "core/ops/routing.h"
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
 
@@ -38,11 +37,12 @@ Index targets_of(const Tokens& tokens) {
   return count;
 }
 
-Rig::Rig(const RunConfig& unresolved, DType compute, const RouterTable& routers) : config_(resolve(unresolved, 1)) {
+Rig::Rig(const RunConfig& unresolved, DType compute, const RouterTable& routers) : config_(resolve(unresolved, 1, routers)) {
   mesh_ = rank_.runtime.make_mesh(config_.mesh());
   model_ = build_model(config_, *mesh_, rank_.runtime.stream(), compute, routers);
   model_.allocate(rank_.runtime.stream(), *mesh_, true);
   model_.parameters->initialise(rank_.runtime.stream(), config_.init().seed());
+  model_.reports->bind(Tensor::zeros(rank_.runtime.stream(), {model_.reports->size()}, DType::f64));
 }
 
 Context Rig::context(const Tokens& tokens, Pass pass) {
@@ -91,16 +91,14 @@ Rig::Losses Rig::micro_step(const Tokens& tokens, double scale, Index micro, Ind
   Losses losses;
   for (const double value : to_f64(nats)) losses.nats += value;
   losses.counts = to_f64(model_.totals->micro());
-  for (std::size_t layer = 0; layer < model_.reports.size(); ++layer) {
-    const auto sums = to_f64(model_.reports[layer]->sums);
-    losses.probability.insert(losses.probability.end(), sums.begin() + 3, sums.end());
-    const Tensor into = Tensor::zeros(stream, {2}, DType::f64);
-    ops::fold_router_report(stream, model_.reports[layer]->sums, model_.totals->layer(static_cast<Index>(layer)), config_.model().top_k(),
-                            tokens.length, tokens.sequences_everywhere, config_.losses().scope() == RunConfig::Scope::sequence, into);
-    losses.balance.push_back(into.values<double>()[0]);
-    losses.z.push_back(into.values<double>()[1]);
-  }
+  stream.set(model_.reports->values().raw(), 0, model_.reports->values().bytes());
   model_.transformer->backward(at, tape, [](Index) {});
+  losses.routing = model_.reports->summary(model_.reports->values().values<double>(), 1);
+  for (const auto& layer : losses.routing.layers) {
+    const auto value = [&](const char* name) { return layer.losses.contains(name) ? layer.losses.at(name) : 0; };
+    losses.balance.push_back(value("balance"));
+    losses.z.push_back(value("z"));
+  }
   check(tape.empty(), "backward left activations behind");
   return losses;
 }

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "comm/local.h"
-#include "core/nn/routers/router.h"
+#include "core/nn/routing/router_kind.h"
 #include "launch/builder.h"
 #include "launch/runtime.h"
 #include "tests/support/support.h"
@@ -32,7 +32,7 @@ struct Rank {
 class Rig {
  public:
   /// On one rank; values are the initial ones of init.seed.
-  explicit Rig(const RunConfig& unresolved, DType compute = DType::f32, const RouterTable& routers = default_routers());
+  explicit Rig(const RunConfig& unresolved, DType compute = DType::f32, const RouterTable& routers = router_table());
 
   const RunConfig& config() const noexcept { return config_; }
   Model& model() noexcept { return model_; }
@@ -49,10 +49,10 @@ class Rig {
 
   /// One micro-step of several, as the trainer takes it: gradients of scale * sum of nats and of the auxiliary losses are added up.
   struct Losses {
-    double nats = 0;                  // sum over the targets
-    std::vector<double> balance, z;   // of each MoE layer, at coefficient 1
-    std::vector<double> probability;  // (MoE layers x experts) sums of p over tokens
-    std::vector<double> counts;       // (MoE layers x experts)
+    double nats = 0;                 // sum over the targets
+    std::vector<double> balance, z;  // of each MoE layer, at coefficient 1
+    std::vector<double> counts;      // (MoE layers x experts)
+    RoutingSummary routing;          // all that routers report
   };
   Losses micro_step(const Tokens& tokens, double scale, Index micro = 0, Index micros = 1, Index step = 0);
   /// A step of one micro-step from zero gradients, the loss divided by the unmasked targets. nats is their mean then.

@@ -1,11 +1,12 @@
-#include "core/nn/routers/softmax_top_k.h"
+#include <fmt/format.h>
 
 #include <cmath>
 
-#include "core/ops/routing.h"
+#include "core/nn/routing/forced_routing.h"
 #include "core/random.h"
 #include "tests/support/layer_rig.h"
 #include "tests/support/loops.h"
+#include "tests/support/router_rig.h"
 
 namespace yard {
 namespace {
@@ -13,6 +14,23 @@ namespace {
 using namespace test;
 
 constexpr Index kWidth = 6;
+
+struct SoftmaxTopKSettings {
+  bool normalize = true;
+  float scale = 1;
+  double capacity_factor = 0;
+  Index group_sequences = 1;
+  ops::DropPolicy drop = ops::DropPolicy::position;
+  float jitter = 0;
+  LossSettings losses;
+
+  std::string fields() const {
+    std::string text = fmt::format("normalize: {} scale: {} jitter: {} group_sequences: {} drop: {}", normalize, scale, jitter,
+                                   group_sequences, drop == ops::DropPolicy::weight ? "weight" : "position");
+    if (capacity_factor > 0) text += fmt::format(" capacity_factor: {}", capacity_factor);
+    return text;
+  }
+};
 
 struct Case {
   std::string name;
@@ -69,8 +87,11 @@ RouterPlace place_of(const Case& c) {
   place.experts = c.experts;
   place.top_k = c.k;
   place.layer = 2;
+  place.losses = c.settings.losses;
   return place;
 }
+
+RouterRig router_of(const Case& c) { return {"softmax_top_k", c.settings.fields(), place_of(c), c.sequences}; }
 
 /// What the loops are told. Jitter is U(1 - eps, 1 + eps) keyed by (seed, step, layer, token everywhere) and column.
 loops::Routing told(const Case& c) {
@@ -131,8 +152,8 @@ TEST(SoftmaxTopK, IsTheLoopForwardAndBackward) {
   std::size_t dropped_somewhere = 0;
   for (const Case& c : cases()) {
     SCOPED_TRACE(c.name);
-    SoftmaxTopK router(place_of(c), c.settings);
-    LayerRig rig([&](const auto& see) { router.visit(see); }, c.sequences, c.length);
+    RouterRig router = router_of(c);
+    LayerRig rig([&](const auto& see) { router->visit(see); }, c.sequences, c.length);
     const Tensor x = random_tensor({rig.tokens.rows(), kWidth}, 1);
     const Tensor pull = random_tensor({rig.tokens.rows() * c.k}, 2);
     const loops::Routing how = told(c);
@@ -149,111 +170,100 @@ TEST(SoftmaxTopK, IsTheLoopForwardAndBackward) {
     loss_of(c, how, at, to_f64(pull), aux, &expected);
 
     RoutingTotals totals(cpu(), 1, c.experts);
-    RouterReport report(cpu(), c.experts);
     Tape tape;
     Context context = rig.context();
     context.totals = &totals;
-    const Routing routing = router.forward(context, x, tape, report);
+    const Routing routing = router->forward(context, x, tape);
     EXPECT_EQ(to_f64(routing.expert), std::vector<double>(expected.expert.begin(), expected.expert.end()));
     expect_close(routing.weight, expected.weight, 1e-5, "weights");
     EXPECT_EQ(to_f64(totals.micro()), aux.counts[0]) << "counts are taken before dropping";
     for (Index slot = 0; slot < routing.token.elements(); ++slot) EXPECT_EQ(routing.token.data<std::int32_t>()[slot], slot / c.k);
     std::size_t dropped = 0;
     std::size_t seen = 0;
-    for (std::size_t quarter = 0; quarter < 4; ++quarter) {
-      dropped += static_cast<std::size_t>(report.drops.values<std::int64_t>()[quarter]);
-      seen += static_cast<std::size_t>(report.drops.values<std::int64_t>()[4 + quarter]);
-    }
+    const std::vector<double> drops = router.scalar("dropped");
+    for (std::size_t i = 0; i < drops.size(); ++i) (i < 4 ? dropped : seen) += static_cast<std::size_t>(drops[i]);
     EXPECT_EQ(dropped, aux.dropped);
     EXPECT_EQ(seen, how.capacity > 0 ? expected.expert.size() : 0);
     if (how.capacity > 0) {
       EXPECT_GT(dropped, 0U) << "the case drops nothing";
     }
     dropped_somewhere += dropped;
-    const Tensor into = Tensor::zeros(cpu(), {2}, DType::f64);
-    ops::fold_router_report(cpu(), report.sums, totals.layer(0), c.k, c.length, c.sequences, how.form == loops::Routing::Form::sequence,
-                            into);
-    expect_close(into, std::vector<double>{aux.balance[0], aux.z[0]}, 1e-5, "balance and z at coefficient 1");
-
     // The gradient of a weight that was not used is zero, as the layer hands it over.
     const Tensor dweight(cpu(), {pull.elements()});
     for (Index slot = 0; slot < pull.elements(); ++slot) {
       dweight.data<float>()[slot] = expected.expert[static_cast<std::size_t>(slot)] < 0 ? 0 : pull.data<float>()[slot];
     }
-    const Tensor dx = router.backward(context, dweight, {}, tape);
+    const Tensor dx = router->backward(context, dweight, {}, tape);
     rig.expect_gradients(dx, exact, 1e-5);
     EXPECT_TRUE(tape.empty());
+    const RoutingSummary reported = router.reported();
+    expect_close(std::vector{reported.loss("balance"), reported.loss("z")}, std::vector{aux.balance[0], aux.z[0]}, 1e-5,
+                 "balance and z at coefficient 1");
   }
   EXPECT_GT(dropped_somewhere, 0U);
 }
 
 TEST(SoftmaxTopK, NeitherDropsNorJittersInAnEvaluation) {
   for (const Case& c : cases()) {
-    SoftmaxTopK router(place_of(c), c.settings);
-    LayerRig rig([&](const auto& see) { router.visit(see); }, c.sequences, c.length);
+    RouterRig router = router_of(c);
+    LayerRig rig([&](const auto& see) { router->visit(see); }, c.sequences, c.length);
     const Tensor x = random_tensor({rig.tokens.rows(), kWidth}, 1);
     Case plain = c;
     plain.settings.capacity_factor = 0;
     plain.settings.jitter = 0;
     loops::Auxiliary<double> aux;
     const auto expected = loops::route(model_of(c), told(plain), rig.named().at("gate.weight"), to_f64(x), aux);
-    RouterReport report(cpu(), c.experts);
     Tape tape;
     Context context = rig.context(Pass::evaluate);
-    const Routing routing = router.forward(context, x, tape, report);
+    const Routing routing = router->forward(context, x, tape);
     EXPECT_EQ(to_f64(routing.expert), std::vector<double>(expected.expert.begin(), expected.expert.end())) << c.name;
     expect_close(routing.weight, expected.weight, 1e-5, c.name);
     EXPECT_TRUE(tape.empty());
-    for (const double sum : to_f64(report.sums)) EXPECT_EQ(sum, 0) << "an evaluation must not count";
+    for (const double value : to_f64(router.reports.values())) EXPECT_EQ(value, 0) << "an evaluation must not count";
   }
 }
 
 TEST(SoftmaxTopK, ARepeatedPassChoosesTheSameAndCountsNothing) {
   for (const Case& c : cases()) {
-    SoftmaxTopK router(place_of(c), c.settings);
-    LayerRig rig([&](const auto& see) { router.visit(see); }, c.sequences, c.length);
+    RouterRig router = router_of(c);
+    LayerRig rig([&](const auto& see) { router->visit(see); }, c.sequences, c.length);
     const Tensor x = random_tensor({rig.tokens.rows(), kWidth}, 1);
     RoutingTotals totals(cpu(), 1, c.experts);
-    RouterReport report(cpu(), c.experts);
     const auto run = [&](Pass pass) {
       Tape tape;
       Context context = rig.context(pass);
       context.totals = &totals;
-      return router.forward(context, x, tape, report);
+      return router->forward(context, x, tape);
     };
     const Routing first = run(Pass::train);
-    const auto sums = to_f64(report.sums);
-    const auto drops = to_f64(report.drops);
+    const auto reported = to_f64(router.reports.values());
     const auto counts = to_f64(totals.micro());
     const Routing again = run(Pass::recompute);
     expect_same_bits(again.expert, first.expert, c.name);
     expect_same_bits(again.weight, first.weight, c.name);
-    EXPECT_EQ(to_f64(report.sums), sums);
-    EXPECT_EQ(to_f64(report.drops), drops);
+    EXPECT_EQ(to_f64(router.reports.values()), reported);
     EXPECT_EQ(to_f64(totals.micro()), counts);
   }
 }
 
 TEST(SoftmaxTopK, PaddingIsNeitherRoutedNorCounted) {
   const Case c{"padding", 2, 5, 4, 2, with([](auto&) {})};
-  SoftmaxTopK router(place_of(c), c.settings);
-  LayerRig rig([&](const auto& see) { router.visit(see); }, c.sequences, c.length);
+  RouterRig router = router_of(c);
+  LayerRig rig([&](const auto& see) { router->visit(see); }, c.sequences, c.length);
   rig.tokens.ids.data<std::int32_t>()[3] = -1;
   rig.tokens.ids.data<std::int32_t>()[9] = -1;
   RoutingTotals totals(cpu(), 1, c.experts);
-  RouterReport report(cpu(), c.experts);
   Tape tape;
   Context context = rig.context();
   context.totals = &totals;
-  const Routing routing = router.forward(context, random_tensor({10, kWidth}, 1), tape, report);
+  const Routing routing = router->forward(context, random_tensor({10, kWidth}, 1), tape);
   for (Index slot = 0; slot < 20; ++slot) {
     EXPECT_EQ(routing.expert.data<std::int32_t>()[slot] < 0, slot / 2 == 3 || slot / 2 == 9) << slot;
   }
   double counted = 0;
   for (const double n : to_f64(totals.micro())) counted += n;
   EXPECT_EQ(counted, 16);
-  EXPECT_EQ(to_f64(report.sums)[0], 8);
-  const Tensor dx = router.backward(context, Tensor::zeros(cpu(), {20}), {}, tape);
+  const Tensor dx = router->backward(context, Tensor::zeros(cpu(), {20}), {}, tape);
   for (const Index row : {3, 9}) {
     for (Index i = 0; i < kWidth; ++i) EXPECT_EQ(dx.data<float>()[row * kWidth + i], 0) << "padding feels no auxiliary loss";
   }
@@ -262,46 +272,58 @@ TEST(SoftmaxTopK, PaddingIsNeitherRoutedNorCounted) {
 TEST(SoftmaxTopK, CapacityIsTheCeilingOfTheExactProduct) {
   // 1.1 x 2 x 15 / 3 is 11, also though 1.1 is no binary number.
   const Case c{"eleven", 1, 15, 3, 2, with([](auto& s) { s.capacity_factor = 1.1; })};
-  SoftmaxTopK router(place_of(c), c.settings);
-  LayerRig rig([&](const auto& see) { router.visit(see); }, c.sequences, c.length);
+  RouterRig router = router_of(c);
+  LayerRig rig([&](const auto& see) { router->visit(see); }, c.sequences, c.length);
   Tensor x(cpu(), {15, kWidth});
   for (Index i = 0; i < x.elements(); ++i) x.data<float>()[i] = 1;  // every token chooses alike
-  RouterReport report(cpu(), c.experts);
   Tape tape;
   Context context = rig.context();
-  const Routing routing = router.forward(context, x, tape, report);
+  const Routing routing = router->forward(context, x, tape);
   Index kept = 0;
   for (const double expert : to_f64(routing.expert)) kept += expert >= 0 ? 1 : 0;
   EXPECT_EQ(kept, 22);  // 11 of each of the two experts
 }
 
-TEST(SoftmaxTopK, MoreChoicesThanExpertsAreRefused) {
-  Case c{"too many", 1, 4, 3, 4, with([](auto&) {})};
-  EXPECT_THROW(SoftmaxTopK(place_of(c), c.settings), InputError);
+TEST(SoftmaxTopK, CostsItsGateAndWhatItSaves) {
+  const Case c{"cost", 2, 5, 4, 2, with([](auto&) {})};
+  const RouterCost cost = router_of(c)->cost();
+  EXPECT_EQ(cost.slots_per_token, 2);
+  EXPECT_EQ(cost.parameters, 4 * kWidth);
+  EXPECT_EQ(cost.state_bytes, 0);
+  EXPECT_EQ(cost.saved_bytes_per_token, 4 * (kWidth + 4 + 1 + 2 * 2));
 }
 
 TEST(SoftmaxTopK, ForcedRoutingIsBalancedOrSkewed) {
-  for (const auto forced : {ForcedRouting::balanced, ForcedRouting::skewed}) {
-    const Case c{"forced", 8, 64, 8, 2, with([&](auto& s) {
-                   s.forced = forced;
-                   s.skew = 0.5F;
-                 })};
-    SoftmaxTopK router(place_of(c), c.settings);
+  for (const float skew : {0.0F, 0.5F}) {
+    const Case c{"forced", 8, 64, 8, 2, with([](auto&) {})};
+    RouterRig alone = router_of(c);
+    ForcedRouting router(alone.take(), skew);
     LayerRig rig([&](const auto& see) { router.visit(see); }, c.sequences, c.length);
-    RouterReport report(cpu(), c.experts);
     RoutingTotals totals(cpu(), 1, c.experts);
     Tape tape;
     Context context = rig.context();
     context.totals = &totals;
-    const Routing routing = router.forward(context, random_tensor({512, kWidth}, 1), tape, report);
+    const Tensor x = random_tensor({512, kWidth}, 1);
+    const Routing routing = router.forward(context, x, tape);
+    EXPECT_EQ(context.choice_override, nullptr) << "forced for the inner router only";
     const auto counts = to_f64(totals.micro());
-    if (forced == ForcedRouting::balanced) {
+    if (skew == 0) {
       EXPECT_EQ(counts, std::vector<double>(8, 128.0));
     } else {
       EXPECT_NEAR(counts[0] / 512, 0.5 + 0.5 * 2 / 8, 0.07);  // its share: the skew, and its turn among the rest
     }
+    const auto gate = rig.named().at("gate.weight");
     for (Index slot = 0; slot < 1024; slot += 2) {
-      EXPECT_NE(routing.expert.data<std::int32_t>()[slot], routing.expert.data<std::int32_t>()[slot + 1]) << "an expert twice";
+      const auto a = routing.expert.data<std::int32_t>()[slot];
+      const auto b = routing.expert.data<std::int32_t>()[slot + 1];
+      EXPECT_NE(a, b) << "an expert twice";
+      const auto logit = [&](std::int32_t expert) {
+        double sum = 0;
+        for (Index i = 0; i < kWidth; ++i)
+          sum += gate[static_cast<std::size_t>(expert * kWidth + i)] * static_cast<double>(x.data<float>()[slot / 2 * kWidth + i]);
+        return sum;
+      };
+      EXPECT_NEAR(routing.weight.data<float>()[slot], 1 / (1 + std::exp(logit(b) - logit(a))), 1e-5) << "weights of the forced choices";
     }
   }
 }

@@ -74,39 +74,6 @@ TEST(Routing, WeightsAndTheirGradientAreTheLoops) {
   }
 }
 
-TEST(Routing, AuxiliaryGradientsAreTheDerivatives) {
-  const Tensor p = probabilities(12, 4, 1);
-  const Values shift = to_f64(random_tensor({12}, 5));
-  Values z = logits_of(p);
-  for (std::size_t i = 0; i < z.size(); ++i) z[i] += shift[i / 4];  // log-sum-exp is the shift
-  const Tensor lse = random_tensor({12}, 5);
-  const Tensor ids = random_integers({12}, 1, 0, 9);
-  ids.data<std::int32_t>()[5] = -1;
-  for (const Index groups : {0, 1, 3, 12}) {
-    const Tensor c = groups == 0 ? Tensor() : random_tensor({groups, 4}, 7);
-    const auto loss = [&](const Values& at) {
-      double sum = 0;
-      for (std::size_t n = 0; n < 12; ++n) {
-        if (n == 5) continue;
-        double total = 0;
-        for (std::size_t e = 0; e < 4; ++e) total += std::exp(at[n * 4 + e]);
-        sum += 0.3 * std::log(total) * std::log(total);
-        for (std::size_t e = 0; e < 4 && groups > 0; ++e) {
-          sum += to_f64(c)[n / (12 / static_cast<std::size_t>(groups)) * 4 + e] * std::exp(at[n * 4 + e]) / total;
-        }
-      }
-      return sum;
-    };
-    const Tensor before = random_tensor({12, 4}, 9);
-    const Tensor dlogits = random_tensor({12, 4}, 9);
-    ops::add_auxiliary_gradient(cpu(), p, lse, ids, c, 0.3F, dlogits);
-    Values expected = numeric_gradient(loss, z);
-    const Values base = to_f64(before);
-    for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += base[i];
-    expect_close(dlogits, expected, 1e-5, "groups " + std::to_string(groups));
-  }
-}
-
 /// Keeps, one expert at a time, the first or the heaviest of each group.
 struct Dropped64 {
   Values choice, dropped = Values(4, 0.0), seen = Values(4, 0.0);
@@ -163,117 +130,30 @@ TEST(Routing, EqualWeightsLoseTheLatest) {
   EXPECT_EQ(to_f64(choice), (Values{0, 0, -1, -1}));
 }
 
-TEST(Routing, CountsAndReportsAreTheLoops) {
-  const Index length = 6;
-  const Tensor p = probabilities(18, 4, 1);
-  const Tensor lse = random_tensor({18}, 2);
+TEST(Routing, CountsAreTheLoops) {
   const Tensor ids = random_integers({18}, 3, 0, 9);
   const Tensor choice = choices(18, 4, 2, 1);
   for (const int padding : {4, 12, 13, 14, 15, 16, 17}) ids.data<std::int32_t>()[padding] = -1;  // the last sequence is all padding
   ops::mask_padding(cpu(), ids, choice);
-  const Tensor counts = ops::count_by_sequence(cpu(), choice, length, 4);
+  const Tensor counts = ops::count_by_sequence(cpu(), choice, 6, 4);
   Values expected(12, 0.0);
-  Values sums(7, 0.0);
-  for (std::size_t s = 0; s < 3; ++s) {
-    Values probability(4, 0.0);
-    double tokens = 0;
-    for (std::size_t n = s * 6; n < s * 6 + 6; ++n) {
-      if (to_f64(ids)[n] < 0) {
-        EXPECT_EQ(to_f64(choice)[2 * n], -1);
-        continue;
-      }
-      for (std::size_t j = 0; j < 2; ++j) expected[s * 4 + static_cast<std::size_t>(to_f64(choice)[2 * n + j])] += 1;
-      tokens += 1;
-      sums[1] += to_f64(lse)[n] * to_f64(lse)[n];
-      for (std::size_t e = 0; e < 4; ++e) probability[e] += to_f64(p)[n * 4 + e];
-    }
-    sums[0] += tokens;
-    for (std::size_t e = 0; e < 4; ++e) {
-      sums[3 + e] += probability[e];
-      if (tokens > 0) sums[2] += 4 * (expected[s * 4 + e] / (2 * tokens)) * (probability[e] / tokens);
+  for (std::size_t n = 0; n < 18; ++n) {
+    for (std::size_t j = 0; j < 2; ++j) {
+      const double expert = to_f64(choice)[2 * n + j];
+      EXPECT_EQ(expert < 0, to_f64(ids)[n] < 0);
+      if (expert >= 0) expected[n / 6 * 4 + static_cast<std::size_t>(expert)] += 1;
     }
   }
   EXPECT_EQ(to_f64(counts), expected);
-  const Tensor report = Tensor::zeros(cpu(), {7}, DType::f64);
-  ops::add_router_report(cpu(), p, lse, ids, counts, length, 2, report);
-  expect_close(report, sums, 1e-6, "report");
-
   const Tensor totals = ops::sum_over_layers(cpu(), counts);
   for (std::size_t e = 0; e < 4; ++e) EXPECT_EQ(to_f64(totals)[e], expected[e] + expected[4 + e] + expected[8 + e]);
-  expect_close(ops::scaled_counts(cpu(), totals, 0.25),
-               Values{to_f64(totals)[0] / 4, to_f64(totals)[1] / 4, to_f64(totals)[2] / 4, to_f64(totals)[3] / 4}, 1e-7, "scaled counts");
-  for (const bool by_sequence : {true, false}) {
-    const Tensor into = tensor_of({2}, std::vector<float>{0, 0});
-    const Tensor wide = Tensor::zeros(cpu(), {2}, DType::f64);
-    const Tensor once = Tensor::zeros(cpu(), {7}, DType::f64);
-    ops::add_router_report(cpu(), p, lse, ids, counts, length, 2, once);
-    ops::fold_router_report(cpu(), once, totals.reshaped({4}), 2, length, 3, by_sequence, wide);
-    double balance = 0;
-    for (std::size_t e = 0; e < 4; ++e) balance += 4 * (to_f64(totals)[e] / (2 * 18)) * (sums[3 + e] / 18);
-    expect_close(wide, Values{by_sequence ? sums[2] / 3 : balance, sums[1] / 18}, 1e-6, "folded");
-    for (const double value : to_f64(once)) EXPECT_EQ(value, 0) << "folding clears the report";
-  }
 }
 
-TEST(Routing, BalanceIsOneAtPerfectBalanceForEveryK) {
-  for (Index k = 1; k <= 4; ++k) {
-    const Index rows = 12;
-    Tensor p(cpu(), {rows, 4});
-    Tensor choice(cpu(), {rows, k}, DType::i32);
-    for (Index n = 0; n < rows; ++n) {  // each expert in turn, also in probability: an even load on average, not on a token
-      for (Index e = 0; e < 4; ++e) p.data<float>()[n * 4 + e] = static_cast<float>((e + n) % 4 + 1) / 10;
-      for (Index j = 0; j < k; ++j) choice.data<std::int32_t>()[n * k + j] = static_cast<std::int32_t>((n + j) % 4);
-    }
-    const Tensor counts = ops::count_by_sequence(cpu(), choice, 4, 4);
-    const Tensor report = Tensor::zeros(cpu(), {7}, DType::f64);
-    const Tensor ids = Tensor::zeros(cpu(), {rows}, DType::i32);
-    ops::add_router_report(cpu(), p, Tensor::zeros(cpu(), {rows}), ids, counts, 4, k, report);
-    for (const bool by_sequence : {true, false}) {
-      const Tensor copy = Tensor::of<double>(cpu(), {7}, to_f64(report));
-      const Tensor into = Tensor::zeros(cpu(), {2}, DType::f64);
-      ops::fold_router_report(cpu(), copy, ops::sum_over_layers(cpu(), counts).reshaped({4}), k, 4, 3, by_sequence, into);
-      EXPECT_NEAR(to_f64(into)[0], 1, 1e-6) << "k " << k;
-    }
-  }
-}
-
-TEST(Routing, ReportsOfManyExperts) {
-  constexpr Index kExperts = 600;  // more than a thread adds up at once, and no multiple of that
-  constexpr Index kRows = 40;
-  const Tensor p = probabilities(kRows, kExperts, 1);
-  const Tensor lse = random_tensor({kRows}, 2);
-  const Tensor ids = Tensor::zeros(cpu(), {kRows}, DType::i32);
-  ids.data<std::int32_t>()[7] = -1;
-  const Tensor counts = Tensor::zeros(cpu(), {2, kExperts}, DType::i64);
-  for (Index i = 0; i < counts.elements(); ++i) counts.data<std::int64_t>()[i] = i % 7;
-  Values sums(3 + kExperts, 0.0);
-  const Values probability = to_f64(p);
-  for (Index s = 0; s < 2; ++s) {
-    double tokens = 0;
-    Values of_sequence(kExperts, 0.0);
-    for (Index n = s * 20; n < s * 20 + 20; ++n) {
-      if (n == 7) continue;
-      tokens += 1;
-      sums[1] += std::pow(to_f64(lse)[static_cast<std::size_t>(n)], 2);
-      for (Index e = 0; e < kExperts; ++e)
-        of_sequence[static_cast<std::size_t>(e)] += probability[static_cast<std::size_t>(n * kExperts + e)];
-    }
-    sums[0] += tokens;
-    for (Index e = 0; e < kExperts; ++e) {
-      const double all = of_sequence[static_cast<std::size_t>(e)];
-      sums[static_cast<std::size_t>(3 + e)] += all;
-      sums[2] += static_cast<double>(kExperts * ((s * kExperts + e) % 7)) * all / (2 * tokens * tokens);
-    }
-  }
-  for (const int threads : {1, 2, 3}) {
-    with_threads(threads, [&] {
-      const Tensor report = Tensor::zeros(cpu(), {3 + kExperts}, DType::f64);
-      ops::add_router_report(cpu(), p, lse, ids, counts, 20, 2, report);
-      const Values found = to_f64(report);
-      for (std::size_t i = 0; i < sums.size(); ++i) EXPECT_NEAR(found[i], sums[i], 1e-6 * sums[i]) << "entry " << i;
-      return 0;
-    });
-  }
+TEST(Routing, UnusedChoicesWeighNothing) {
+  const Tensor p = probabilities(2, 4, 1);
+  const Tensor choice = tensor_of({2, 2}, std::vector<int>{2, -1, -1, -1});
+  const Values w = to_f64(ops::choice_weights(cpu(), p, choice, true, 1.5F));
+  EXPECT_EQ(w, (Values{1.5, 0, 0, 0})) << "also where nothing is chosen at all";
 }
 
 TEST(Routing, JitterIsKeyedByTheRowAndStaysInItsRange) {
@@ -353,7 +233,6 @@ TEST(Routing, WrongShapesAreRefused) {
   EXPECT_THROW(ops::choice_weights(cpu(), p, choices(5, 4, 2, 1), true, 1), Error);
   EXPECT_THROW(ops::count_by_sequence(cpu(), choices(6, 4, 2, 1), 4, 4), Error);
   EXPECT_THROW(ops::mask_padding(cpu(), random_integers({5}, 1, 0, 3), choices(6, 4, 2, 1)), Error);
-  EXPECT_THROW(ops::add_auxiliary_gradient(cpu(), p, p, p, random_tensor({2, 3}, 1), 0, random_tensor({6, 4}, 1)), Error);
 }
 
 }  // namespace

@@ -37,6 +37,7 @@ TEST(RoutingTwin, WeightsOfChoicesAndTheirGradient) {
         expect_twins(std::to_string(experts) + " experts, " + std::to_string(k) + " choices", [&](Side& side) {
           const Tensor scores = side.in(p);
           side.out("weight", ops::choice_weights(side.stream, scores, side.in(choice), normalize, 1.5F));
+          side.out("weight of some", ops::choice_weights(side.stream, scores, side.in(some), normalize, 1.5F));
           if (normalize && k == 1) return;  // a constant weight: the gradient is what rounding leaves
           side.out("dlogits", ops::choice_weights_backward(side.stream, side.in(random_tensor({kRows, k}, 3)), scores, side.in(some),
                                                            side.in(weight), normalize, 1.5F));
@@ -66,40 +67,10 @@ TEST(RoutingTwin, CapacityDropsTheSame) {
   }
 }
 
-TEST(RoutingTwin, AuxiliaryLosses) {
-  for (const Index experts : {1, 5, 70}) {
-    const auto softmax = ops::softmax(cpu(), random_tensor({kRows, experts}, 1, 2));
-    const Tensor counts = numbers({4, experts}, 3, 50);
-    const Tensor total = numbers({experts}, 4, 50);
-    for (const Tensor& coefficient : {Tensor(), random_tensor({1, experts}, 6), random_tensor({4, experts}, 6)}) {
-      expect_twins(std::to_string(experts) + " experts", [&](Side& side) {
-        ops::add_auxiliary_gradient(side.stream, side.in(softmax.p), side.in(softmax.log_sum_exp), side.in(ids()), side.in(coefficient),
-                                    0.1F, side.changed("dlogits", random_tensor({kRows, experts}, 8)));
-      });
-    }
-    for (const bool by_sequence : {true, false}) {
-      expect_twins(
-          std::to_string(experts) + " experts' report",
-          [&](Side& side) {
-            const Tensor sums = side.changed("sums", Tensor::zeros(cpu(), {3 + experts}, DType::f64));
-            const Tensor folded = side.changed("folded", Tensor::zeros(cpu(), {2}, DType::f64));
-            for (int micro = 0; micro < 2; ++micro) {
-              ops::add_router_report(side.stream, side.in(softmax.p), side.in(softmax.log_sum_exp), side.in(ids()), side.in(counts), 12, 2,
-                                     sums);
-            }
-            side.out("report", sums.clone(side.stream));
-            ops::fold_router_report(side.stream, sums, side.in(total), 2, 12, 4, by_sequence, folded);
-          },
-          1e-12);
-    }
-  }
-}
-
 TEST(RoutingTwin, Counts) {
   const Tensor choice = choices(9, 3);
   expect_twins("counts", [&](Side& side) {
     const Tensor counts = side.in(numbers({4, 9}, 3, 50));
-    side.out("scaled", ops::scaled_counts(side.stream, counts, 0.37));
     side.out("layers", ops::sum_over_layers(side.stream, counts));
     side.out("sequences", ops::count_by_sequence(side.stream, side.in(choice), 12, 9));
     ops::add_counts(side.stream, counts, side.changed("added", numbers({4, 9}, 4, 50)));

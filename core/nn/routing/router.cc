@@ -1,4 +1,4 @@
-#include "core/nn/routers/router.h"
+#include "core/nn/routing/router.h"
 
 #include "core/ops/routing.h"
 
