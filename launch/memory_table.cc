@@ -45,17 +45,18 @@ MemoryEstimate estimate_memory(const ModelCosts& costs, const RunConfig& config,
   memory.exchange = 2 * rows * costs.slots_per_token() * width * b * (expert_ranks > 1 ? 2 : 1);
   const auto block = static_cast<double>(std::min<Index>(ops::cross_entropy_block(vocabulary), static_cast<Index>(rows)));
   memory.logits = block * static_cast<double>(vocabulary) * (4 + (b == 2 ? 2 : 0));
+  memory.state = static_cast<double>(costs.state_bytes());
   return memory;
 }
 
 std::string memory_table(const ModelCosts& costs, const RunConfig& config, DType compute, double measured) {
   const MemoryEstimate memory = estimate_memory(costs, config, compute);
   return fmt::format(
-      "memory a rank: {} = weights {} + packed {} + gradients {} + optimizer {} + activations {} + exchange {} + logits {}; measured peak "
-      "{}",
+      "memory a rank: {} = weights {} + packed {} + gradients {} + optimizer {} + activations {} + exchange {} + logits {}{}; measured "
+      "peak {}",
       size_text(memory.all()), size_text(memory.weights), size_text(memory.packed), size_text(memory.gradients),
       size_text(memory.optimizer), size_text(memory.activations), size_text(memory.exchange), size_text(memory.logits),
-      size_text(measured));
+      memory.state > 0 ? " + state " + size_text(memory.state) : "", size_text(measured));
 }
 
 std::string model_summary(const ModelCosts& costs, const RunConfig& config) {

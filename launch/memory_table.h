@@ -16,7 +16,8 @@ struct MemoryEstimate {
   double activations = 0;  // kept for backward, of one micro-step
   double exchange = 0;     // rows under way
   double logits = 0;       // one block of rows
-  double all() const noexcept { return weights + packed + gradients + optimizer + activations + exchange + logits; }
+  double state = 0;        // what is neither learned nor kept for backward, such as selection biases
+  double all() const noexcept { return weights + packed + gradients + optimizer + activations + exchange + logits + state; }
 };
 /// For a resolved configuration and its model's costs; MoE layers are taken to receive the mean number of rows.
 MemoryEstimate estimate_memory(const ModelCosts&, const RunConfig&, DType compute);

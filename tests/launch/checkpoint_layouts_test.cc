@@ -3,7 +3,9 @@
 #include <filesystem>
 
 #include "core/io/safetensors.h"
+#include "launch/config_rules.h"
 #include "parallel/checkpoint/folder.h"
+#include "parallel/checkpoint/reader.h"
 #include "tests/support/cluster.h"
 
 namespace yard {
@@ -146,6 +148,75 @@ TEST(Checkpoint, FilesAreOfABoundedSize) {
     EXPECT_LT(file.size(), 4000) << file.name();  // 2000 of data and the header
   }
   EXPECT_GT(files, 10);
+}
+
+/// A model whose experts have a state of their own: a number each, in a sequence that starts from `start`.
+class WithExpertStates {
+ public:
+  WithExpertStates(Communicator& world, RunConfig config, MeshShape shape, float start) : rank_(world) {
+    config.mutable_mesh()->set_expert(shape.expert);
+    config.mutable_mesh()->set_data(shape.data);
+    config = resolve(config, shape.ranks());
+    experts_ = config.model().experts();
+    mesh_ = rank_.runtime.make_mesh(config.mesh());
+    model_ = build_model(config, *mesh_, cpu(), DType::f32);
+    model_.allocate(cpu(), *mesh_, true);
+    model_.parameters->initialise(cpu(), 1);
+    gradients_ = std::make_unique<GradientReducer>(*model_.parameters, *mesh_);
+    optimizer_ = std::make_unique<ShardedAdamW>(cpu(), *model_.parameters, *mesh_, *gradients_, ShardedAdamW::Settings(), 1);
+    const Index local = experts_ / shape.expert;
+    for (Index e = local * mesh_->coordinate(Axis::expert); static_cast<Index>(states_.size()) < local; ++e) {
+      const Tensor value = tensor_of({1}, std::vector<float>{start + static_cast<float>(e)});
+      states_.push_back({"model.layers.0.block_sparse_moe.experts." + std::to_string(e) + ".seen", value, ParamKind::expert});
+    }
+    for (State& state : states_) pointers_.push_back(&state);
+  }
+  std::string save(CheckpointWriter& writer) {
+    const Tokens none;
+    Context context{cpu(), rank_.runtime.profiler, none};
+    CheckpointState state;
+    state.set_precision("f32");
+    writer.save(context, *mesh_, *model_.parameters, pointers_, *optimizer_, state);
+    writer.finish(context, *mesh_);
+    return writer.newest();
+  }
+  void load(const std::string& folder) { load_model(cpu(), folder, *model_.parameters, pointers_, experts_, false, nullptr); }
+  const std::vector<State>& states() const { return states_; }
+
+ private:
+  Rank rank_;
+  Index experts_ = 0;
+  std::unique_ptr<Mesh> mesh_;
+  Model model_;
+  std::unique_ptr<GradientReducer> gradients_;
+  std::unique_ptr<ShardedAdamW> optimizer_;
+  std::vector<State> states_;
+  std::vector<State*> pointers_;
+};
+
+TEST(Checkpoint, StatesOfExpertsAreSavedByTheirOwnersAndReadInAnyLayout) {
+  const RunConfig config = config_of(kBase);
+  const TemporaryFolder folder;
+  std::string checkpoint;
+  run_local_world(4, [&](Communicator& world) {
+    omp_set_num_threads(1);
+    const bool root = world.rank() == 0;
+    WithExpertStates model(world, config, {2, 2}, 10);
+    CheckpointWriter writer(writer_settings(folder.path(), config));
+    const std::string written = model.save(writer);
+    if (root) checkpoint = written;
+  });
+  for (const MeshShape shape : {MeshShape{1, 1}, MeshShape{4, 1}}) {
+    run_local_world(shape.ranks(), [&](Communicator& world) {
+      omp_set_num_threads(1);
+      WithExpertStates model(world, config, shape, 0);
+      model.load(checkpoint);
+      for (const State& state : model.states()) {
+        const std::string expert = state.name.substr(state.name.find("experts.") + 8, 1);
+        EXPECT_EQ(to_f64(state.value)[0], 10 + std::stod(expert)) << state.name;
+      }
+    });
+  }
 }
 
 TEST(Checkpoint, OlderOnesArePrunedAndMilestonesKept) {

@@ -8,6 +8,7 @@
 #include "core/ops/auxiliary.h"
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
+#include "launch/memory_table.h"
 #include "launch/metrics_log.h"
 #include "launch/step_metrics.h"
 #include "launch/tensorboard.h"
@@ -105,7 +106,7 @@ class ByIdAndPlace final : public Router {
     visitor(table_);
     visitor(used_);
   }
-  RouterCost cost() const override { return {2, place_.experts, {}, 4 * (place_.vocabulary + place_.experts), 2 * 4}; }
+  RouterCost cost() const override { return {2, place_.experts, {}, 4 * (place_.vocabulary + place_.experts), 2 * (4 + 4)}; }
 
  private:
   struct Saved {
@@ -251,6 +252,24 @@ TEST(RouterTable, ForcedRoutingWorksAroundIt) {
   EXPECT_EQ(run.line["scalars"]["first_tokens"], 0.1) << "the inner router reports";
 }
 
+TEST(RouterTable, ItsCostIsInTheMemoryTable) {
+  RunConfig config = config_of(kConfig);
+  config.mutable_model()->mutable_router()->set_kind("softmax_top_k");
+  const RunConfig plain = resolve(config, 1);
+  const RunConfig other = resolve(config_of(kConfig), 1, with_one_more());
+  const ModelCosts softmax = costs_of(plain);
+  const ModelCosts by_id = costs_of(other, with_one_more());
+  EXPECT_EQ(by_id.parameters(ModelPart::router), 2 * 4) << "a weight for each expert of two layers";
+  EXPECT_EQ(by_id.slots_per_token(), 2);
+  // The gate's row, probabilities and log-sum-exp are not kept; choices and weights are.
+  EXPECT_DOUBLE_EQ(softmax.saved_bytes_per_token(4) - by_id.saved_bytes_per_token(4), 2 * 4 * (12 + 4 + 1));
+  const MemoryEstimate memory = estimate_memory(by_id, other, DType::f32);
+  EXPECT_EQ(memory.state, 2 * 4 * (20 + 4)) << "a table and a state in two layers";
+  EXPECT_EQ(estimate_memory(softmax, plain, DType::f32).state, 0);
+  EXPECT_DOUBLE_EQ(memory.activations, 4 * 10 * by_id.saved_bytes_per_token(4));
+  EXPECT_NE(memory_table(by_id, other, DType::f32, 0).find(" + state 0.0 MB"), std::string::npos);
+}
+
 std::string refusal(const std::string& router, Index top_k = 2) {
   RunConfig config = config_of(kConfig);
   config.mutable_model()->set_top_k(top_k);
@@ -273,9 +292,10 @@ TEST(RouterTable, ItsRulesAndFieldsAreChecked) {
   EXPECT_EQ(refusal("kind: by_id_and_place jitter: 0"), "nothing was rejected") << "the default changes nothing";
   EXPECT_EQ(refusal("kind: softmax_top_k group_top_k: 1"),
             "model.router.group_top_k is 1, but the router 'softmax_top_k' does not use it: leave it out");
-  EXPECT_EQ(refusal("kind: by_id_and_plaice"),
-            "model.router.kind is 'by_id_and_plaice', but the routers of this build are softmax_top_k and by_id_and_place; did "
-            "you mean 'by_id_and_place'?");
+  EXPECT_EQ(
+      refusal("kind: by_id_and_plaice"),
+      "model.router.kind is 'by_id_and_plaice', but the routers of this build are softmax_top_k and by_id_and_place; did "
+      "you mean 'by_id_and_place'?");
   const RunConfig once = resolve(config_of(kConfig), 1, with_one_more());
   EXPECT_EQ(once.model().router().max_experts(), 2) << "a default that depends on another field";
   EXPECT_EQ(to_text(resolve(once, 1, with_one_more())), to_text(once));
