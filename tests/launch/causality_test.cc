@@ -28,6 +28,9 @@ std::vector<Case> cases() {
       {"capacity_factor: 0.5 drop: weight", true, false},
       {"capacity_factor: 0.5 drop: weight evaluation_capacity: 0.5", true, true},
       {"capacity_factor: 0.7 normalize: false drop: weight", true, false, 1},
+      {"kind: \"sigmoid_top_k\" groups: 3 group_top_k: 2 bias_rate: 0.01"},
+      {"kind: \"sigmoid_top_k\" capacity_factor: 0.5"},
+      {"kind: \"sigmoid_top_k\" capacity_factor: 0.5 drop: weight", true, false},
   };
 }
 

@@ -143,8 +143,11 @@ TEST(Resolve, RefusesModelsThatCannotBe) {
       {"model { router { jitter: 1 } }", {"model.router.jitter is 1", "below 1"}},
       {"model { top_k: 1 router { normalize: true } }", {"model.router.normalize", "model.top_k 1", "leave it out"}},
       {"model { router { groups: 2 } }", {"model.router.groups is 2", "softmax_top_k"}},
+      {"model { router { groups: 3 kind: sigmoid_top_k } }", {"model.experts is 8", "model.router.groups 3"}},
+      {"model { router { group_top_k: 2 kind: sigmoid_top_k } }", {"model.router.group_top_k is 2", "model.router.groups 1"}},
+      {"model { router { jitter: 0.1 kind: sigmoid_top_k } }", {"model.router.jitter is 0.1", "sigmoid_top_k"}},
       {"model { router { kind: softmax_topk } }", {"model.router.kind is 'softmax_topk'", "did you mean 'softmax_top_k'?"}},
-      {"model { router { kind: zzz } }", {"model.router.kind is 'zzz'", "softmax_top_k"}},
+      {"model { router { kind: zzz } }", {"model.router.kind is 'zzz'", "sigmoid_top_k and softmax_top_k"}},
       {"model { experts: 1 router { kind: zzz } }", {"model.router.kind is 'zzz'"}},
       {"model { router { max_experts: 3 } }", {"model.router.max_experts is 3", "softmax_top_k"}},
       {"model { router { bias_rate: 0.001 } }", {"model.router.bias_rate is 0.001", "softmax_top_k"}},
@@ -205,8 +208,8 @@ TEST(Resolve, AllowsWhatIsOnTheEdge) {
        {"model { experts: 1 }", "model { experts: 2 top_k: 2 }", "model { top_k: 1 }", "optimizer { clip: 0 decay: 0 warmup_steps: 0 }",
         "run { steps: 1 }", "run { steps: 1 } optimizer { schedule: wsd }", "run { routing: balanced watchdog_seconds: 0 }",
         "model { router { capacity_factor: 1.25 drop: weight } }", "model { first_dense_layers: 3 }", "model { moe_every: 4 }",
-        "losses { convention: huggingface balance: 0 z: 0 }", "model { positions: 256 } data { length: 256 }",
-        "exchange { algorithm: direct }"}) {
+        "losses { convention: huggingface balance: 0 z: 0 }", "model { router { groups: 4 group_top_k: 2 kind: sigmoid_top_k } }",
+        "model { positions: 256 } data { length: 256 }", "exchange { algorithm: direct }"}) {
     EXPECT_EQ(refusal(text), "nothing was refused") << text;
   }
 }

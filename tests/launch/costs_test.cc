@@ -102,11 +102,12 @@ Kept kept_by(const std::string& text, DType compute) {
 
 TEST(Costs, SavedBytesAreWhatTheTapeHolds) {
   for (const DType compute : {DType::f32, DType::bf16}) {
-    for (const char* text :
-         {"", "model { experts: 1 top_k: 1 }", "model { kv_heads: 2 gated: false post_norms: true }", "model { top_k: 4 dense_after: 64 }",
-          "model { first_dense_layers: 1 moe_every: 2 dense_hidden: 256 }", "model { f32_residual: true }", "model { recompute: moe }",
-          "model { recompute: full }", "model { router { capacity_factor: 4 } }", "model { expert_dropout: 0.5 dropout: 0.5 }",
-          "model { kv_heads: 2 qk_norm: width }"}) {
+    for (const char* text : {"", "model { experts: 1 top_k: 1 }", "model { kv_heads: 2 gated: false post_norms: true }",
+                             "model { top_k: 4 dense_after: 64 }", "model { first_dense_layers: 1 moe_every: 2 dense_hidden: 256 }",
+                             "model { f32_residual: true }", "model { recompute: moe }", "model { recompute: full }",
+                             "model { router { capacity_factor: 4 } }", "model { router { kind: sigmoid_top_k groups: 4 group_top_k: 2 } }",
+                             "model { router { kind: sigmoid_top_k capacity_factor: 4 } } losses { z: 0 }",
+                             "model { expert_dropout: 0.5 dropout: 0.5 }", "model { kv_heads: 2 qk_norm: width }"}) {
       const Kept kept = kept_by(text, compute);
       EXPECT_NEAR(kept.measured, kept.expected, 0.005 * kept.measured) << text << " " << name_of(compute);
     }

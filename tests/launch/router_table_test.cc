@@ -294,7 +294,7 @@ TEST(RouterTable, ItsRulesAndFieldsAreChecked) {
             "model.router.group_top_k is 1, but the router 'softmax_top_k' does not use it: leave it out");
   EXPECT_EQ(
       refusal("kind: by_id_and_plaice"),
-      "model.router.kind is 'by_id_and_plaice', but the routers of this build are softmax_top_k and by_id_and_place; did "
+      "model.router.kind is 'by_id_and_plaice', but the routers of this build are sigmoid_top_k, softmax_top_k and by_id_and_place; did "
       "you mean 'by_id_and_place'?");
   const RunConfig once = resolve(config_of(kConfig), 1, with_one_more());
   EXPECT_EQ(once.model().router().max_experts(), 2) << "a default that depends on another field";

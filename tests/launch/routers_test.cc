@@ -71,5 +71,50 @@ TEST(Routers, EachTrainsAlikeOnEveryLayout) {
   }
 }
 
+/// Sums of bias_rate towards balance, by the counts of the steps before.
+TEST(Routers, TheSelectionBiasFollowsTheCountsOfWholeSteps) {
+  const auto data = small_text(4000, 25);
+  const RunConfig config = with_preset("sigmoid_top_k");
+  const LayoutRun run = run_layout(config, data, {2, 1}, 4);
+  const auto rate = static_cast<float>(config.model().router().bias_rate());
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    std::vector<float> bias(8, 0.0F);
+    for (const StepReport& step : run.steps) {
+      const auto& reported = step.routing.layers[layer].per_expert.at("selection_bias");
+      EXPECT_EQ(reported, std::vector<double>(bias.begin(), bias.end())) << "step " << step.step;
+      const auto& counts = step.tokens_per_expert[layer];
+      const Index total = 8 * 12 * 3;
+      for (std::size_t e = 0; e < 8; ++e) {
+        if (8 * counts[e] != total) bias[e] += 8 * counts[e] < total ? rate : -rate;
+      }
+    }
+    EXPECT_GT(*std::max_element(bias.begin(), bias.end()), 0);
+  }
+}
+
+/// The bias resumes with the checkpoint, in another layout too.
+TEST(Routers, TheSelectionBiasIsInTheCheckpoint) {
+  const auto data = small_text(4000, 25);
+  const RunConfig config = with_preset("sigmoid_top_k");
+  const LayoutRun straight = run_layout(config, data, {1, 1}, 5);
+  const TemporaryFolder folder;
+  std::string checkpoint;
+  run_local_world(2, [&](Communicator& world) {
+    omp_set_num_threads(1);
+    TrainerRig trainer(world, config, data, {2, 1});
+    for (int step = 0; step < 4; ++step) trainer->step();
+    CheckpointWriter writer(writer_settings(folder.path(), config));
+    trainer->save(writer);
+    trainer->finish(writer);
+    if (world.rank() == 0) checkpoint = writer.newest();
+  });
+  TrainerRig resumed(config, data);
+  resumed->resume(checkpoint);
+  const StepReport report = resumed->step();
+  EXPECT_NEAR(report.loss, straight.steps[4].loss, 1e-5 * report.loss);
+  for (std::size_t layer = 0; layer < 2; ++layer)
+    EXPECT_EQ(report.routing.layers[layer].per_expert, straight.steps[4].routing.layers[layer].per_expert);
+}
+
 }  // namespace
 }  // namespace yard

@@ -245,5 +245,50 @@ TEST(MoeLayer, AddsWhatARouterComputesLocallyAndRecordsItsChoices) {
   expect_close(seen.weight, exact.gradients.at("weight"), 1e-5, "d(weight)");
 }
 
+/// Experts that keep a state and count steps.
+class Remembering final : public Experts {
+ public:
+  Remembering(std::unique_ptr<Experts> inner, std::vector<bool>& skipped) : inner_(std::move(inner)), skipped_(skipped) {}
+  Tensor forward(Context& context, const ExpertRows& rows, Tape& tape) override { return inner_->forward(context, rows, tape); }
+  ExpertsGradient backward(Context& context, const Tensor& dy, Tape& tape) override { return inner_->backward(context, dy, tape); }
+  void visit(const std::function<void(Parameter&)>& visitor) override { inner_->visit(visitor); }
+  void visit_costs(const ExpertsUse& use, const CostVisitor& visitor) const override { inner_->visit_costs(use, visitor); }
+  void visit_state(const std::function<void(State&)>& visitor) override { visitor(state_); }
+  void after_step(Context&, bool skipped) override { skipped_.push_back(skipped); }
+
+ private:
+  std::unique_ptr<Experts> inner_;
+  std::vector<bool>& skipped_;
+  State state_{"experts.0.memory", Tensor::zeros(cpu(), {3}), ParamKind::expert};
+};
+
+TEST(MoeLayer, ExpertsHaveStateAndSeeTheEndOfSteps) {
+  const Case c{"", 2, 1, 4, false, false, 0};
+  const MoeSettings model = settings_of(c);
+  EventLog records;
+  const auto self = make_self(records);
+  RouterRig router("sigmoid_top_k", router_fields(c), place_of(c), 1);
+  std::vector<bool> skipped;
+  std::vector<bool> shared_skipped;
+  MoeLayer::Parts parts;
+  parts.router = router.take();
+  parts.exchange = find_exchange("direct").make(*self, 2, 1, 0);
+  parts.experts = std::make_unique<Remembering>(make_experts(model, module_place(), 0, 2), skipped);
+  parts.expert_count = 2;
+  parts.shared = std::make_unique<SharedExperts>(
+      std::make_unique<Remembering>(make_dense_bank(*model.shared, module_place(), "shared."), shared_skipped), "", module_place());
+  MoeLayer layer(std::move(parts));
+  std::vector<std::string> names;
+  layer.visit_state([&](State& state) { names.push_back(state.name); });
+  EXPECT_EQ(names, (std::vector<std::string>{"model.layers.0.block_sparse_moe.gate.e_score_correction_bias", "experts.0.memory",
+                                             "experts.0.memory"}));
+  LayerRig rig([&](const auto& see) { layer.visit(see); }, 1, 4);
+  Context context = rig.context();
+  layer.after_step(context, true);
+  layer.after_step(context, false);
+  EXPECT_EQ(skipped, (std::vector<bool>{true, false}));
+  EXPECT_EQ(shared_skipped, skipped);
+}
+
 }  // namespace
 }  // namespace yard
