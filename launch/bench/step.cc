@@ -55,6 +55,7 @@ std::vector<Index> local_rows(const Mesh& mesh, const RunConfig& config, const s
 std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const ModelCosts& costs, const StepReport& report) {
   const Index length = config.data().length();
   const Index n = config.data().global_batch() * length / config.data().accumulate() / mesh.size();
+  const Index sequences = n / length;
   Part attention{"attention", {"attention.forward", "attention.backward"}};
   Part experts{"expert products", {"experts.forward", "experts.backward"}};
   Part router{"router", {"router.forward", "router.backward", "exchange.plan"}};
@@ -70,7 +71,7 @@ std::vector<Part> parts_of(const Mesh& mesh, const RunConfig& config, const Mode
     for (const MatmulCost& matmul : cost.matmuls)
       add_training_products(matmul.f32 ? part.in_f32 : part.products, matmul, rows_of(cost, n, routed));
     if (cost.scores.heads == 0) continue;
-    part.sequences[{cost.scores.heads, cost.scores.width}] += static_cast<double>(n / length);
+    part.sequences[{cost.scores.heads, cost.scores.width}] += static_cast<double>(sequences);
   }
   return {attention,
           {"norms", {"norm.forward", "norm.backward"}},
