@@ -152,7 +152,7 @@ void Trainer::micro_step(Index micro, double scale) {
   const Tensor nats = model_.transformer->nats(context, static_cast<float>(scale), tape);
   ops::add_sum(stream, nats, scale, step_sums_.row_range(0, 1));
   if (model_.reports->layers() > 0) {  // the counts of all layers in one collective; every router's backward reads them
-    mesh_.world().all_reduce(stream, {kRoutingCounts}, model_.totals->micro(), Reduce::sum, When::now).wait(stream);
+    mesh_.world().all_reduce(stream, {kRoutingCounts}, model_.totals->all(), Reduce::sum, When::now).wait(stream);
     model_.totals->end_micro(stream);
   }
   const bool last = micro + 1 == config_.data().accumulate();

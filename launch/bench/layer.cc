@@ -63,7 +63,7 @@ void layer(RankRuntime& runtime, const Options& options, const RunConfig& config
     context.poll = [&] { mesh.world().progress(); };
     Tape tape;
     (void)moe->forward(context, x, tape);
-    mesh.world().all_reduce(stream, {"routing.counts"}, model.totals->micro(), Reduce::sum, When::now).wait(stream);
+    mesh.world().all_reduce(stream, {"routing.counts"}, model.totals->all(), Reduce::sum, When::now).wait(stream);
     model.totals->end_micro(stream);
     (void)moe->backward(context, dy, tape);
   });

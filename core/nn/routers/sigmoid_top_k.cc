@@ -46,10 +46,14 @@ class SigmoidTopK final : public Router {
     const auto best = ops::top_k(stream, limited.scores, place_.top_k);
     ops::lower_to(stream, limited.margin, best.gap);
     const Choices choices = accept_choices(context, place_, best.index);
+    Tensor loss_counts = choices.counts;
+    if (context.training() && context.choice_override == nullptr)
+      loss_counts = count_choices(context, place_, ops::top_k(stream, scores, place_.top_k).index);
+    balance_.forward(context, loss_counts);
     const Tensor weight = ops::choice_weights(stream, scores, choices.expert, normalize_, scale_);
     const Tensor kept = capacity_.within(context, choices.expert, weight);
     if (context.pass == Pass::train && context.micro == 0) ops::add_to_report(stream, bias_.value, reported_bias_.values());
-    if (context.training()) tape.push(Saved{seen, z_ ? logits : Tensor(), scores, choices, weight});
+    if (context.training()) tape.push(Saved{seen, z_ ? logits : Tensor(), scores, choices.expert, loss_counts, weight});
     const Index slots = kept.elements();
     Routing routing;
     routing.token = tokens_of_slots(stream, x.rows(), place_.top_k);
@@ -64,10 +68,10 @@ class SigmoidTopK final : public Router {
     const Span span(context.profiler, kBackward);
     Stream& stream = context.stream;
     const auto saved = tape.pop<Saved>();
-    const Tensor dscores = ops::choice_scores_backward(stream, dweight.reshaped(saved.weight.shape()), saved.scores, saved.choices.expert,
+    const Tensor dscores = ops::choice_scores_backward(stream, dweight.reshaped(saved.weight.shape()), saved.scores, saved.expert,
                                                        saved.weight, normalize_, scale_);
     const auto probability = ops::normalize_rows(stream, saved.scores);  // what DeepSeek's balance loss takes as such
-    const Tensor coefficients = balance_.backward(context, probability.q, saved.choices.counts);
+    const Tensor coefficients = balance_.backward(context, probability.q, saved.loss_counts);
     if (coefficients.defined()) ops::add_normalized_gradient(stream, probability, context.tokens.ids, coefficients, dscores);
     const Tensor dlogits = ops::sigmoid_backward(stream, dscores, saved.scores);
     if (z_) {
@@ -104,7 +108,8 @@ class SigmoidTopK final : public Router {
     Tensor x;       // f32
     Tensor logits;  // only for the z-loss
     Tensor scores;
-    Choices choices;
+    Tensor expert;       // before dropping
+    Tensor loss_counts;  // by sequence, of the scores without bias and group limits
     Tensor weight;
   };
   RouterPlace place_;

@@ -36,6 +36,7 @@ class SoftmaxTopK final : public Router {
     const auto softmax = ops::softmax(stream, gate_.forward(context, seen));
     const auto best = ops::top_k(stream, softmax.p, place_.top_k);
     const Choices choices = accept_choices(context, place_, best.index);
+    balance_.forward(context, choices.counts);
     const Tensor weight = ops::choice_weights(stream, softmax.p, choices.expert, normalize_, scale_);
     const Tensor kept = capacity_.within(context, choices.expert, weight);
     // Backward reads the choices before dropping: dropped choices still count in the normaliser.

@@ -8,10 +8,13 @@ namespace yard {
 /// as the loss "balance". Enters in backward, when the counts of all ranks are known.
 class BalanceLoss {
  public:
-  /// `choices`: of a token.
+  /// `choices`: per token.
   BalanceLoss(const RouterPlace&, Index choices, RouterReport&);
+  /// In forward: adds what the loss counts to the routing totals. That is the top-k of scores without bias and group limits, before a
+  /// capacity drops any, or the forced choices.                                         counts: (N / length, E) i64, of each sequence
+  void forward(Context&, const Tensor& counts) const;
   /// Reports the loss at coefficient 1 and returns what each expert's probability is worth in the gradient: a row for every sequence, or
-  /// one row for all; empty for nothing.                             p: (N, E) f32  counts: (N / length, E) i64, of each sequence
+  /// one row for all; empty for nothing.                             p: (N, E) f32  counts: as in forward
   Tensor backward(Context&, const Tensor& p, const Tensor& counts) const;
 
  private:

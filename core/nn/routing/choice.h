@@ -19,5 +19,7 @@ struct Choices {
 /// Every router passes its choices through this one function, before it takes weights from them: applies the context's override, masks
 /// padding, counts, and in training adds the counts to the routing totals. Changes `expert`, which nothing else may hold.
 Choices accept_choices(Context&, const RouterPlace&, Tensor expert);
+/// Masks padding in `expert` and counts it by sequence.                              expert: (N, K) i32  result: (N / length, experts) i64
+Tensor count_choices(Context&, const RouterPlace&, const Tensor& expert);
 
 }  // namespace yard

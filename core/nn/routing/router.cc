@@ -4,7 +4,7 @@
 
 namespace yard {
 
-void RoutingTotals::end_micro(Stream& stream) { ops::add_counts(stream, micro_, step_); }
+void RoutingTotals::end_micro(Stream& stream) { ops::add_counts(stream, micro(), step_); }
 
 Tensor tokens_of_slots(Stream& stream, Index tokens, Index k) {
   Tensor token(stream, {tokens * k}, DType::i32);

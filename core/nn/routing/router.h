@@ -20,27 +20,35 @@ struct Routing {
   Tensor local_weight;  // (N, L) f32: weights of what Router::local adds; empty for nothing
 };
 
-/// Counts of choices, before dropping, of a micro-batch: (MoE layers, experts). Routers fill their row in forward; the rows of all layers
-/// are summed over ranks in one collective after the last layer's forward; routers read the sum in backward.
+/// Counts of choices, before dropping, of a micro-batch: (MoE layers, experts). Routers add to their rows in forward; the rows of all
+/// layers are summed over ranks in one collective after the last layer's forward; routers read the sums in backward. There are two counts:
+/// of the choices that the layer acts on, and of those that a balance loss counts, the top-k of scores without bias and group limits
+/// (semantics, section 7). For most routers they are equal.
 class RoutingTotals {
  public:
   RoutingTotals(Stream& stream, Index moe_layers, Index experts)
-      : micro_(Tensor::zeros(stream, {moe_layers, experts}, DType::i64)), step_(Tensor::zeros(stream, {moe_layers, experts}, DType::i64)) {}
-  /// This micro-batch's counts, (MoE layers, experts) i64.
-  const Tensor& micro() const noexcept { return micro_; }
-  /// The sums of the micro-batches so far in this step.
+      : all_(Tensor::zeros(stream, {2 * moe_layers, experts}, DType::i64)),
+        step_(Tensor::zeros(stream, {moe_layers, experts}, DType::i64)) {}
+  /// Both counts of this micro-batch, for the sum over ranks.                                     (2 x MoE layers, experts) i64
+  const Tensor& all() const noexcept { return all_; }
+  /// This micro-batch's choices.                                                                  (MoE layers, experts) i64
+  Tensor micro() const { return all_.row_range(0, step_.rows()); }
+  /// What balance losses count of this micro-batch.                                               (MoE layers, experts) i64
+  Tensor losses() const { return all_.row_range(step_.rows(), step_.rows()); }
+  /// The choices of the micro-batches so far in this step.                                        (MoE layers, experts) i64
   const Tensor& step() const noexcept { return step_; }
-  /// This micro-batch's counts of one MoE layer, numbered among MoE layers.                      (experts)
-  Tensor layer(Index moe_layer) const { return micro_.row_range(moe_layer, 1).reshaped({micro_.cols()}); }
-  /// The step's counts of one MoE layer.                                                         (experts)
-  Tensor step_layer(Index moe_layer) const { return step_.row_range(moe_layer, 1).reshaped({step_.cols()}); }
+  /// The same of one MoE layer, numbered among MoE layers.                                        (experts)
+  Tensor layer(Index moe_layer) const { return row(all_, moe_layer); }
+  Tensor loss_layer(Index moe_layer) const { return row(all_, step_.rows() + moe_layer); }
+  Tensor step_layer(Index moe_layer) const { return row(step_, moe_layer); }
   void begin_step(Stream& stream) { step_ = Tensor::zeros(stream, step_.shape(), DType::i64); }
-  void begin_micro(Stream& stream) { micro_ = Tensor::zeros(stream, micro_.shape(), DType::i64); }
+  void begin_micro(Stream& stream) { all_ = Tensor::zeros(stream, all_.shape(), DType::i64); }
   /// After the counts have been summed over ranks.
   void end_micro(Stream& stream);
 
  private:
-  Tensor micro_, step_;
+  static Tensor row(const Tensor& counts, Index number) { return counts.row_range(number, 1).reshaped({counts.cols()}); }
+  Tensor all_, step_;
 };
 
 /// Records what routers chose in training.
