@@ -14,12 +14,12 @@ bool overlap(const Tensor& a, const Tensor& b) {
   return a.bytes() > 0 && b.bytes() > 0 && first_byte(a) < first_byte(b) + b.bytes() && first_byte(b) < first_byte(a) + a.bytes();
 }
 
-/// The collective of a group of one rank, in the order of its stream.
+/// A collective in a group of one rank: a copy in stream order.
 void copy_values(Stream& stream, const Tensor& from, const Tensor& to) {
   if (from.raw() != to.raw() && from.bytes() > 0) stream.copy(to.raw(), from.raw(), from.bytes());
 }
 
-/// The non-empty runs between a rank and itself: what it sends, and where it arrives.
+/// The non-empty runs from a rank to itself: the send runs, then the receive runs.
 std::pair<std::vector<RowRun>, std::vector<RowRun>> local_runs(std::span<const RowRun> send, std::span<const RowRun> receive, int rank) {
   std::pair<std::vector<RowRun>, std::vector<RowRun>> result;
   const auto own = [&](const RowRun& run) { return run.peer == rank && run.rows > 0; };
@@ -38,7 +38,7 @@ Index row_elements(const Tensor& tensor) {
 
 Index row_bytes(const Tensor& tensor) { return row_elements(tensor) * static_cast<Index>(size_of(tensor.dtype())); }
 
-/// One call as it is recorded.
+/// One call, as recorded in the event log.
 struct Communicator::Call {
   std::string_view op;
   Label label;
@@ -47,7 +47,7 @@ struct Communicator::Call {
   std::vector<PeerBytes> peers = {};
 };
 
-/// What the public functions return: waiting is timed and closes the record.
+/// The Work that the public functions return: times the wait and closes the record.
 class Communicator::RecordedWork final : public Work::State {
  public:
   RecordedWork(EventLog& log, std::uint64_t id, std::shared_ptr<Transfer> transfer) : log_(log), id_(id), transfer_(std::move(transfer)) {}
@@ -120,7 +120,7 @@ void Communicator::progress() {
   log_.poll();
 }
 
-/// The totals of bytes that leave this rank.
+/// Sums the bytes sent to other ranks, within the node and between nodes.
 void Communicator::count_bytes(Call& call, std::span<const PeerBytes> peers) const {
   const auto me = static_cast<std::size_t>(rank());
   for (const PeerBytes& each : peers) {
@@ -211,7 +211,7 @@ Work Communicator::all_to_all(Stream& stream, Label label, std::span<const AllTo
   const auto total = [](std::span<const RowRun> runs) {
     return std::accumulate(runs.begin(), runs.end(), Index{0}, [](Index sum, const RowRun& run) { return sum + run.rows; });
   };
-  Index width = 0;  // of a row of all tensors together
+  Index width = 0;  // bytes per row, summed over the tensors
   for (const auto& [in, out] : parts) {
     check_tensor("all_to_all", "in", stream, in);
     check_tensor("all_to_all", "out", stream, out);

@@ -63,7 +63,7 @@ std::uint64_t EventLog::post(CollectiveRecord record) {
   return next_++;
 }
 
-/// Drops the oldest entries beyond the capacity; those that something still has to happen to move aside.
+/// Drops the oldest entries beyond the capacity; incomplete and unreported ones move to overdue_.
 void EventLog::trim() {
   while (entries_.size() > capacity_) {
     Entry& oldest = entries_.front();

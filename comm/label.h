@@ -5,13 +5,13 @@
 
 namespace yard {
 
-/// What a collective is for: a kind, such as "dispatch", and where in the model it belongs. Kinds are registered names (YARD_COLLECTIVE in
-/// core/registered_name.h); records keep the view, so the text must live as long as the program.
+/// The purpose of a collective: its kind, such as "dispatch", and its place in the model. Kinds are registered names (YARD_COLLECTIVE in
+/// core/registered_name.h); records store the string_view, so the name needs static storage duration.
 struct Label {
   static constexpr int kNowhere = -1, kEmbedding = -2, kHead = -3;
 
   std::string_view kind;
-  int layer = kNowhere;  // a layer's number from 0, or one of the constants
+  int layer = kNowhere;  // layer number from 0, or one of the constants above
 
   /// "layer.3.dispatch", "embedding.gradients.dense", "head.parameters.dense", "metrics".
   std::string text() const;

@@ -18,7 +18,7 @@ extern "C" {  // which the header of glibc 2.36 does not say itself
 namespace yard {
 namespace {
 
-constexpr int kTerminationMilliseconds = 2000;  // that a daemon may take to exit after SIGTERM
+constexpr int kTerminationMilliseconds = 2000;  // time for a daemon to exit after SIGTERM
 
 pid_t parent_of(pid_t process) {
   std::ifstream status("/proc/" + std::to_string(process) + "/status");
@@ -39,7 +39,7 @@ struct Launcher {
   bool daemon = false;
 };
 
-/// The nearest ancestor of this process that is an Open MPI program; a script or `timeout` may stand between them.
+/// The nearest ancestor of this process that is an Open MPI program; a script or `timeout` may run in between.
 Launcher find_launcher() {
   constexpr std::array<std::string_view, 5> kFronts = {"orterun", "mpirun", "mpiexec", "prterun", "prte"};
   constexpr std::array<std::string_view, 2> kDaemons = {"orted", "prted"};
@@ -60,7 +60,7 @@ Launcher find_launcher() {
   close_range(static_cast<unsigned>(handle) + 1, ~0U, 0);
   pollfd ended{handle, POLLIN, 0};
   if (poll(&ended, 1, milliseconds) == 0) {
-    // A daemon cleans up after SIGTERM. mpirun in this state would print a trace of its own crash after the watchdog's last line.
+    // A daemon cleans up after SIGTERM. In this state mpirun would print a trace of its own crash after the watchdog's last line.
     if (daemon && pidfd_send_signal(handle, SIGTERM, nullptr, 0) == 0 && poll(&ended, 1, kTerminationMilliseconds) != 0) _exit(0);
     pidfd_send_signal(handle, SIGKILL, nullptr, 0);
   }

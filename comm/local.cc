@@ -18,7 +18,7 @@ struct Contribution {
   std::string shared;  // arguments that must be equal on every rank, as text
   std::vector<std::byte> values;
   std::vector<Index> counts;  // send_receive: the receiver and the rows; split: color and key
-  std::vector<RowRun> runs;   // all_to_all: where the rows go
+  std::vector<RowRun> runs;   // all_to_all: the runs that are sent
   bool arrived = false;
 };
 
@@ -58,7 +58,7 @@ struct Group {
   std::map<std::uint64_t, std::shared_ptr<Rendezvous>> pending;
 };
 
-/// Makes every rank of the world throw, this one now. Needs the lock.
+/// Makes every rank of the world throw, this rank immediately. The caller holds the lock.
 [[noreturn]] void fail_all_and_throw(World& world, const std::string& sentence) {
   const auto error = std::make_exception_ptr(Error(sentence));
   world.fail_all(error, sentence);

@@ -11,13 +11,13 @@ namespace yard {
 /// Threads as ranks, for tests and for the thread sanitizer.
 struct LocalWorld {
   int ranks = 1;
-  std::vector<int> nodes;       // the node of every rank; empty: all on node 0
+  std::vector<int> nodes;       // node number of each rank; empty: all on node 0
   std::vector<EventLog*> logs;  // one per rank; empty: each rank has its own
 };
 
-/// Runs `body` on one thread per rank and returns when all have ended. Inputs are copied when a collective is posted and sums are formed in
-/// rank order, so results are the same in every run. A rank that throws, that ends while other ranks wait for it, or that calls another
-/// collective than the other ranks makes all ranks throw; the first error is rethrown here.
+/// Runs `body` on one thread per rank and returns when all threads have finished. Inputs are copied when a collective is posted and sums
+/// are formed in rank order, so results are bitwise identical in every run. If a rank throws, returns while other ranks wait for it, or
+/// calls a different collective from the other ranks, all ranks throw; the first error is rethrown here.
 void run_local_world(const LocalWorld& world, const std::function<void(Communicator&)>& body);
 void run_local_world(int ranks, const std::function<void(Communicator&)>& body);
 

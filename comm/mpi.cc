@@ -46,7 +46,7 @@ class MpiRuntime::Impl {
   }
   ~Impl() {
     if (std::uncaught_exceptions() > unwinding) return;
-    // A rank with requests that never complete would hang in MPI_Finalize too: mpirun ends the job when it sees the process exit.
+    // With requests that never complete, MPI_Finalize would hang as well; mpirun aborts the job when the process exits.
     if (!state->drain(1.0)) return;
     state->row_types.clear();
     MPI_Finalize();

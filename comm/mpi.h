@@ -7,34 +7,34 @@
 
 namespace yard {
 
-/// Limits of one MPI call, whose counts are ints and whose internal buffers have overflowed before; larger operations take several calls.
-/// Equal on all ranks.
+/// Limits of one MPI call: counts are ints, and internal buffers of MPI libraries are known to overflow. Larger operations take several
+/// calls. Must be equal on all ranks.
 struct MpiLimits {
   Index reduce_elements = Index{1} << 28;             // elements in one reduction
   Index move_rows = std::numeric_limits<int>::max();  // rows in one message
-  Index move_bytes = Index{1} << 30;                  // bytes in one message, though at least one row
+  Index move_bytes = Index{1} << 30;                  // bytes in one message, which has at least one row
 };
 
-/// MPI from initialisation to finalisation. The thread that constructs it makes every MPI call.
+/// Initialises and finalises MPI. The thread that constructs it must make every MPI call.
 class MpiRuntime {
  public:
   using Limits = MpiLimits;
   /// Initialises MPI. The log must outlive every communicator.
   MpiRuntime(int& argc, char**& argv, EventLog& log, Limits limits = {});
-  /// Finalises MPI, unless an exception unwinds: then other ranks are still in a collective, and the handler aborts the job. Communicators
+  /// Finalises MPI, except during stack unwinding: other ranks may still be in a collective, and the handler aborts the job. Communicators
   /// must be destroyed first.
   ~MpiRuntime();
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
 
-  /// A communicator of all ranks of the job; a collective call.
+  /// A communicator of all ranks of the job. Collective.
   std::unique_ptr<Communicator> world(const std::string& name = "world");
   std::unique_ptr<Communicator> world(Limits limits, const std::string& name = "world");
-  /// Aborts the job.
+  /// Aborts the job with exit code `code`.
   [[noreturn]] void abort(int code);
-  /// Whether mpirun or srun started this process; one that was started by hand need not initialise MPI.
+  /// Whether mpirun or srun started this process; otherwise MPI need not be initialised.
   static bool launched();
-  /// This process's rank from the launcher's environment, known before MPI is initialised; 0 for a process that was started by hand.
+  /// This process's rank from the launcher's environment, known before MPI is initialised; 0 without a launcher.
   static int launched_rank();
 
  private:

@@ -29,8 +29,8 @@ void add_in_rank_order(const std::vector<const float*>& addends, float* part, In
   }
 }
 
-/// The messages that carry the runs between this rank and a peer, each a list of ranges of at most `most` rows in all. Both ends derive the
-/// same messages, since their runs match. Long runs travel as messages of their own, which shared memory moves in one copy; short ones are
+/// Splits the runs between this rank and a peer into messages, each a list of ranges with at most `most` rows in total. Both ends derive
+/// the same messages, since their runs match. A long run is a message of its own, which shared memory moves in one copy; short runs are
 /// gathered into one message with a derived type, because a message costs about a microsecond.
 std::vector<std::vector<RowRange>> messages_of(std::span<const RowRun> runs, int peer, Index width, Index most) {
   constexpr Index kLongRun = Index{64} << 10;  // bytes, on average
@@ -55,7 +55,7 @@ std::vector<std::vector<RowRange>> messages_of(std::span<const RowRun> runs, int
       auto& message = messages.back();
       const Index first = range.first + row;
       if (!message.empty() && message.back().first + message.back().rows == first) {
-        message.back().rows += count;  // neighbours in memory
+        message.back().rows += count;  // contiguous in memory
       } else {
         message.push_back({first, count});
       }
@@ -96,7 +96,7 @@ class MpiCommunicator final : public Communicator {
   /// Rows of `width` bytes in one message.
   Index rows_at_once(Index width) const { return std::clamp<Index>(limits_.move_bytes / width, 1, limits_.move_rows); }
 
-  /// Posts receives of `rows` rows from `peer`, cut into messages in the same way as by the sender.
+  /// Posts receives of `rows` rows from `peer`, split into messages as on the sender.
   void receive_rows(MpiTransfer& into, std::byte* values, Index rows, Index width, int peer) const {
     const Index most = rows_at_once(width);
     for (Index row = 0; row < rows; row += most) {
@@ -142,7 +142,7 @@ class MpiCommunicator final : public Communicator {
     const bool in_place = part.raw() == byte_at(whole, rank() * rows * width);
     for (Index first = 0; first < rows; first += most) {
       const Index count = std::min(most, rows - first);
-      // A spread element is this block of one rank's part; the next element lies in the next rank's part.
+      // One element of the spread type is this block of one rank's part; the next element is in the next rank's part.
       const bool whole_part = count == rows;
       const MPI_Datatype row = state_->row_type(width);
       MpiType spread = whole_part ? MpiType() : make_spread_type(row, count, rows * width);
@@ -193,8 +193,8 @@ class MpiCommunicator final : public Communicator {
     return work;
   }
 
-  /// Messages between pairs instead of MPI_Alltoallv: as fast, displacements cannot overflow, and each pair cuts its long runs by itself,
-  /// where a collective would need every rank to know the largest count in the group.
+  /// Point-to-point messages instead of MPI_Alltoallv: equally fast, displacements cannot overflow, and each pair of ranks splits its long
+  /// runs independently; a collective would need the largest count of the group on every rank.
   Started do_all_to_all(Stream&, std::span<const AllToAllPart> parts, std::span<const RowRun> send, std::span<const RowRun> receive,
                         When) override {
     auto work = transfer("all_to_all");

@@ -113,7 +113,8 @@ bool MpiTransfer::done() {
 }
 
 void MpiTransfer::wait(Stream&) {
-  // One by one: with several, MPI_Waitall of Open MPI 4.1.4 may spin for ever when one request fails, and does not return the cause.
+  // One request at a time: MPI_Waitall of Open MPI 4.1.4 may spin forever when one of several requests fails, and does not return the
+  // cause.
   for (; incomplete(); request_completed()) {
     check_mpi(MPI_Wait(&pending_.requests[complete_requests_], MPI_STATUS_IGNORE), op_, communicator_);
   }

@@ -14,7 +14,7 @@
 
 namespace yard {
 
-/// Throws Error with MPI's own words unless `code` is success.
+/// Throws Error with MPI's error string unless `code` is MPI_SUCCESS.
 void check_mpi(int code, std::string_view op, const std::string& communicator);
 
 struct MpiTypeTraits {
@@ -29,14 +29,14 @@ struct RowRange {
   Index first = 0, rows = 0;
 };
 
-/// A committed type of `bytes` contiguous bytes: one row. Calls that move rows count in these, so that their limit is 2^31 rows.
+/// A committed type of one row: `bytes` contiguous bytes. Messages are counted in rows, so that their limit is 2^31 rows.
 MpiType make_row_type(Index bytes);
-/// `rows` rows, resized so that the next element starts `extent` bytes further on.
+/// A type of `rows` rows, resized so that the next element starts `extent` bytes after this one.
 MpiType make_spread_type(MPI_Datatype row, Index rows, Index extent);
-/// Several ranges of rows of `width` bytes as one element.
+/// A type of several ranges of rows, `width` bytes per row, as one element.
 MpiType make_ranges_type(MPI_Datatype row, Index width, std::span<const RowRange> ranges);
 
-/// MPI requests, and what MPI reads and writes until they complete.
+/// MPI requests, with the tensors and types that MPI uses until they complete.
 struct MpiRequests {
   std::vector<MPI_Request> requests;
   std::vector<Tensor> tensors;
@@ -51,7 +51,7 @@ class MpiState {
   ~MpiState();
   std::map<Index, MpiType> row_types;     // by bytes
   std::vector<MpiTransfer*> outstanding;  // for `progress`
-  std::vector<MpiRequests> abandoned;     // of works that were destroyed while an exception unwound
+  std::vector<MpiRequests> abandoned;     // of works destroyed during stack unwinding
 
   MPI_Datatype row_type(Index bytes);
   /// Progresses abandoned requests for at most `seconds` in all; returns whether all have completed.
@@ -81,7 +81,7 @@ class MpiTransfer final : public Transfer {
   bool done() override;
   void abandon() noexcept override;
   std::optional<Clock::time_point> completed() override { return completed_; }
-  /// Tests requests in order and notes the time of completion.
+  /// Tests requests in order and records the completion time.
   void progress();
 
  private:
@@ -93,7 +93,7 @@ class MpiTransfer final : public Transfer {
   std::string_view op_;
   std::string communicator_;
   MpiRequests pending_;
-  std::size_t complete_requests_ = 0;  // the first ones
+  std::size_t complete_requests_ = 0;  // number of leading requests that have completed
   std::function<void()> finish_;
   std::optional<Clock::time_point> completed_;
 };

@@ -7,10 +7,10 @@
 
 namespace yard {
 
-/// A collective that a backend carries out.
+/// A collective that a backend has posted.
 class Transfer : public Work::State {
  public:
-  /// When the operation completed on its device, as far as this rank knows; an upper bound where polling found it. Never blocks.
+  /// Completion time on the device, if this rank has observed completion; an upper bound if polling observed it. Never blocks.
   virtual std::optional<Clock::time_point> completed() = 0;
 };
 

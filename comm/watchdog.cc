@@ -77,7 +77,7 @@ class Watchdog::Impl {
     const std::lock_guard lock(mutex_);
     return options_.folder;
   }
-  /// Exists while a rank is past the limit: then ranks whose collectives have been incomplete for a shorter time report too.
+  /// This file exists while a rank is past the limit, so that ranks with more recent pending collectives report as well.
   std::string alarm_file(const std::string& where) const { return where + "/watchdog-alarm-" + options_.job; }
   /// Returns false when the watchdog is to stop.
   bool sleep(const std::stop_token& stop, double seconds) {
@@ -149,7 +149,7 @@ class Watchdog::Impl {
     return false;
   }
 
-  /// The abort itself may hang after a link was cut.
+  /// The abort itself may hang after a link failure.
   void end_job(const std::stop_token& stop) {
     const std::jthread ending([this] {
       if (options_.abort) options_.abort();

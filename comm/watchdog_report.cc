@@ -45,10 +45,10 @@ json entry_of(const CollectiveRecord& record, const std::vector<EventLog::Group>
   return entry;
 }
 
-/// What the reports say together about one rank's pending collective.
+/// The combined findings of all reports about one rank's pending collective.
 struct Verdict {
   std::vector<int> silent;                      // ranks that have not entered it and wait in no collective
-  std::vector<std::pair<int, json>> elsewhere;  // ranks that have not entered it and wait in another collective: that one
+  std::vector<std::pair<int, json>> elsewhere;  // ranks that have not entered it and wait in another collective, with that collective
 };
 
 bool waits(const json& report) { return report.at("pending").at("state") == "waiting"; }

@@ -8,9 +8,9 @@
 
 namespace yard {
 
-/// One rank's report on a collective that does not complete, the contents of watchdog-rank-R.json: the collective ("pending"), whether the
-/// rank waits for it, the last collective that it has posted on every communicator, and its last records. `late`: this rank itself is past
-/// the limit.
+/// One rank's report on a pending collective, the content of watchdog-rank-R.json: the collective ("pending"), whether the rank waits for
+/// it, the last collective that it has posted on each communicator, and its last records. `late`: whether this rank itself is past the
+/// limit.
 nlohmann::json watchdog_report(const EventLog& log, const CollectiveRecord& pending, int rank, const std::string& job, bool late);
 
 /// The lines for stderr: this rank's incomplete collectives.
@@ -18,13 +18,13 @@ std::string incomplete_collectives(const nlohmann::json& report);
 
 /// "<folder>/watchdog-rank-R.json"
 std::string watchdog_file(const std::string& folder, int rank);
-/// Atomic; false if the folder cannot be written.
+/// Writes the report atomically; returns false if the folder is not writable.
 bool write_watchdog_file(const std::string& folder, int rank, const nlohmann::json& report);
 /// The reports of this job's ranks, by rank.
 std::map<int, nlohmann::json> read_watchdog_files(const std::string& folder, int ranks, const std::string& job);
 
-/// One sentence on which collective hangs and which ranks are missing: ranks of its group that have not entered it. Where a missing rank
-/// waits in another collective itself, the end of the chain is named. `limit` is run.watchdog_seconds.
+/// One sentence that names the hanging collective and the missing ranks: ranks of its group that have not entered it. If a missing rank
+/// itself waits in another collective, the end of the chain is named. `limit` is run.watchdog_seconds.
 std::string watchdog_sentence(const std::map<int, nlohmann::json>& reports, double limit);
 
 }  // namespace yard

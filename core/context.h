@@ -14,24 +14,24 @@ class RoutingTotals;
 class RoutingLog;
 class ChoiceOverride;
 
-/// Why a forward pass runs: `recompute` repeats one inside backward and must not count or draw noise twice; `evaluate` draws none, and
-/// neither does `decode`, whose few rows are the newest of texts that are being continued: it takes products that read each weight once.
+/// Why a forward pass runs. `recompute` repeats a pass inside backward: it must not count tokens or draw new noise. `evaluate` and `decode`
+/// draw no noise. `decode` computes the few newest rows of texts during generation, with GEMMs that read each weight once.
 enum class Pass : std::uint8_t { train, recompute, evaluate, decode };
 
-/// What the rows of a micro-batch are: row i is position i % length of sequence i / length.
+/// The rows of a micro-batch: row i is token i % length of sequence i / length.
 struct Tokens {
   Index sequences = 0, length = 0;
-  Index first_sequence = 0;        // the number of this rank's first sequence in the global order: the key of noise
-  Index sequences_everywhere = 0;  // of the micro-step over all ranks: the scale of auxiliary losses
+  Index first_sequence = 0;        // global number of this rank's first sequence: keys noise
+  Index sequences_everywhere = 0;  // sequences of the micro-batch over all ranks: scales auxiliary losses
   Tensor ids;                      // (N) i32; -1 is padding: never routed, never counted
   Tensor positions;                // (N) i32: distance from the start of the document; a row attends to that many rows before it
   Tensor targets;                  // (N) i32; -1 is masked: no loss
-  KeyValueCache* cache = nullptr;  // of a generation under way
+  KeyValueCache* cache = nullptr;  // for generation
 
   Index rows() const noexcept { return sequences * length; }
 };
 
-/// Everything a pass needs beside its rows. Made by the trainer, passed by reference through every module.
+/// Everything that a pass needs besides its rows. Made by the trainer, passed by reference through every module.
 struct Context {
   Stream& stream;
   Profiler& profiler;
@@ -39,11 +39,11 @@ struct Context {
   Pass pass = Pass::train;
   std::uint64_t seed = 0;
   Index step = 0, micro = 0;
-  Index micros = 1;                                 // micro-steps in a step: the scale of auxiliary losses
+  Index micros = 1;                                 // micro-batches per step: scales auxiliary losses
   RoutingTotals* totals = nullptr;                  // filled in forward, summed over ranks once, read in backward
-  RoutingLog* log = nullptr;                        // records choices
-  const ChoiceOverride* choice_override = nullptr;  // replaces the choices of routers
-  std::function<void()> poll = {};                  // called between products so that transfers go on; core never sees comm
+  RoutingLog* log = nullptr;                        // records routers' choices
+  const ChoiceOverride* choice_override = nullptr;  // replaces routers' choices
+  std::function<void()> poll = {};                  // called between GEMMs to progress outstanding operations; core does not include comm
 
   bool training() const noexcept { return pass == Pass::train || pass == Pass::recompute; }
 };

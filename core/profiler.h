@@ -37,7 +37,7 @@ class Profiler {
   std::shared_ptr<Ranges> ranges_;
 };
 
-/// Adds the time of its scope to a phase, which is a registered name (YARD_PHASE) or is reported under "other".
+/// Adds the time of its scope to a phase. Phases without a registered name (YARD_PHASE) are reported under "other".
 class Span {
  public:
   Span(Profiler& profiler, std::string_view phase) : profiler_(profiler), phase_(phase), start_(Clock::now()) {

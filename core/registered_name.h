@@ -7,13 +7,13 @@
 
 namespace yard {
 
-/// A name that every report knows: a phase of a step ("attention.forward") or a kind of collective ("dispatch"). It is defined at namespace
+/// A name that all reports list: a phase of a step ("attention.forward") or a kind of collective ("dispatch"). It is defined at namespace
 /// scope, in the file that uses it:
 ///
 ///     YARD_PHASE kForward{"attention.forward"};
 ///
-/// The linker collects the names of a program in one section of constant data, so that all ranks, which run one program, have the same
-/// table without a list to maintain and without code that runs before main. Other names are added up under "other".
+/// The linker collects a program's names in one section of constant data. All ranks run the same program and therefore have the same table,
+/// without a central list and without code that runs before main. Unregistered names are summed under "other".
 struct alignas(64) RegisteredName {
   std::array<char, 64> text{};
   template <std::size_t N>
@@ -27,7 +27,7 @@ struct alignas(64) RegisteredName {
 #define YARD_PHASE [[gnu::section("yard_phases"), gnu::used]] static constexpr ::yard::RegisteredName
 #define YARD_COLLECTIVE [[gnu::section("yard_collectives"), gnu::used]] static constexpr ::yard::RegisteredName
 
-/// The phases of a step, and the kinds of collectives, that this program defines, each once, in alphabetical order.
+/// The phases of a step, and the kinds of collectives, that this program defines: each once, in alphabetical order.
 std::vector<std::string_view> registered_phases();
 std::vector<std::string_view> registered_collectives();
 

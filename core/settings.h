@@ -9,14 +9,14 @@
 
 namespace yard {
 
-/// One block of the configuration, such as model.router, read by field name. Core cannot include the configuration's messages, so that
-/// launch implements this view over them. A field that the block does not have, or that is of another type, is a programming error.
+/// One block of the configuration, such as model.router, read by field name. Core must not include the configuration's messages, so launch
+/// implements this interface over them. An unknown field, or a field of another type, is a programming error: throws Error.
 class Settings {
  public:
   using Value = std::variant<bool, Index, double, std::string>;
   virtual ~Settings() = default;
 
-  /// The field's value, or its plain default where it is not set; the name of the value where the field is an enumeration.
+  /// The field's value, or its default in config.proto if it is not set; for an enumeration, the name of the value.
   template <class T>
   T get(std::string_view field) const {
     const Value value = read(field);
@@ -24,16 +24,16 @@ class Settings {
     check(typed != nullptr, "", path(field), " is read as another type than it has");
     return *typed;
   }
-  /// The same in f32.
+  /// A floating-point field's value, as f32.
   float number(std::string_view field) const { return static_cast<float>(get<double>(field)); }
   /// Whether the field is set.
   virtual bool has(std::string_view field) const = 0;
-  /// Sets the field unless it is set: for a default that depends on other fields.
+  /// Sets the field if it is not set: for a default that depends on other fields.
   template <class T>
   void fill(std::string_view field, T value) {
     if (!has(field)) write(field, Value(std::move(value)));
   }
-  /// "model.router.scale".
+  /// The full name of a field: "model.router.scale".
   virtual std::string path(std::string_view field) const = 0;
 
  protected:
@@ -41,7 +41,7 @@ class Settings {
   virtual void write(std::string_view field, const Value&) = 0;
 };
 
-/// The divisors of a number in words, "1, 2, 3 or 6"; the smallest eight when there are more.
+/// The divisors of a number as text, "1, 2, 3 or 6"; the eight smallest if there are more.
 std::string divisors_text(Index of);
 
 }  // namespace yard

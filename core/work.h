@@ -10,8 +10,8 @@
 
 namespace yard {
 
-/// An operation that has been posted: a collective, or what follows one. It keeps its tensors alive. Work queued on the stream after `wait`
-/// sees the result. A Work that is destroyed is waited for, or abandoned while an exception unwinds (law 9).
+/// A posted operation: a collective, or a computation that follows one. It keeps its tensors alive. Work queued on the stream after `wait`
+/// sees the result. The destructor waits, or abandons the operation during stack unwinding (law 9).
 class [[nodiscard]] Work {
  public:
   class State {
@@ -19,9 +19,9 @@ class [[nodiscard]] Work {
     virtual ~State() = default;
     /// Makes the result visible to work queued on the stream from now on; called at most once.
     virtual void wait(Stream& stream) = 0;
-    /// Whether `wait` would not block on another rank. Never blocks.
+    /// Whether `wait` would return without blocking on another rank. Never blocks.
     virtual bool done() = 0;
-    /// Gives up without waiting: the process is about to end.
+    /// Gives up without waiting: the process is about to exit.
     virtual void abandon() noexcept {}
   };
 
@@ -51,18 +51,19 @@ class [[nodiscard]] Work {
     }
   }
 
+  /// Makes the result visible to work queued on the stream from now on. Does nothing if there is nothing to wait for.
   void wait(Stream& stream) {
     if (auto state = std::move(state_)) state->wait(stream);
   }
-  /// Whether `wait` would not block on another rank; true for a Work with nothing to wait for.
+  /// Whether `wait` would return without blocking on another rank; true if there is nothing to wait for.
   bool done() const { return state_ == nullptr || state_->done(); }
   /// Whether there is anything to wait for.
   bool pending() const noexcept { return state_ != nullptr; }
 
-  /// Work that waits for `first` and then calls after(stream) with the waiting stream.
+  /// Work that waits for `first` and then calls after(stream) with the stream passed to `wait`.
   template <class After>
   static Work then(Stream& stream, Work first, After after);
-  /// Work that waits for each of several, posted on one stream, in their order.
+  /// Work that waits for all `works`, in order. They must have been posted on one stream.
   static Work all(std::vector<Work> works);
 
  private:

@@ -28,10 +28,10 @@ struct Model {
 /// table does not know.
 Model build_model(const RunConfig& resolved, Mesh&, Stream&, DType compute, const RouterTable& routers = router_table());
 
-/// The costs of a configuration's model, whose parameters get no memory. Throws InputError as build_model does.
+/// The costs of a configuration's model, without allocating its parameters. Throws InputError like build_model.
 ModelCosts costs_of(const RunConfig& resolved, const RouterTable& routers = router_table());
 
-/// One Mixture-of-Experts feed-forward of it, whose report is added to the model's.
+/// Builds the Mixture-of-Experts feed-forward of one layer; its report is added to the model's reports.
 std::unique_ptr<Module> build_moe_layer(const RunConfig& resolved, Mesh&, Stream&, Index layer, Model&,
                                         const RouterTable& routers = router_table());
 

@@ -27,7 +27,7 @@ std::vector<std::vector<std::int32_t>> experts_of_rows(const RoutingBlock& block
   return rows;
 }
 
-/// Choices of a row that only one of two runs made; of runs with as many choices, those that the other one did not make.
+/// The number of a row's choices that differ between two runs: the larger number of choices, minus the common choices.
 Index changed_choices(const std::vector<std::int32_t>& a, const std::vector<std::int32_t>& b) {
   std::vector<std::int32_t> common;
   std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(common));

@@ -5,7 +5,7 @@
 
 namespace yard {
 
-/// The settings that the transformer is made from, layer by layer. Throws Error unless `resolved` has come out of resolve().
+/// The settings that the transformer is made from, layer by layer. Throws Error unless `resolved` is the result of resolve().
 ModelSettings model_from_config(const RunConfig& resolved);
 
 }  // namespace yard

@@ -33,14 +33,14 @@ struct ProbeStep {
   std::map<std::string, Checksum> gradients;          // of each logical tensor: what was summed over ranks and not yet clipped
 };
 
-/// The slots of one MoE layer in one micro-batch for consecutive rows of the global batch, before a capacity dropped any.
+/// The slots of one MoE layer in one micro-batch for consecutive rows of the global batch, before dropping.
 struct RoutingBlock {
   Index step = 0, micro = 0, layer = 0;  // step from 1; MoE layers and micro-batches from 0
   Index first_row = 0;                   // global sequence number x length + position
   Index rows = 0;
   std::vector<std::int32_t> token;   // (slots): row, from 0
   std::vector<std::int32_t> expert;  // (slots); -1 where a slot is unused
-  std::vector<float> margin;         // (rows): margin to the next expert; infinity for routers that have none
+  std::vector<float> margin;         // (rows): margin to the next expert; infinity if the router has none
 };
 
 /// What one rank writes into a probe folder: rank-R.jsonl, a step a line, and rank-R.routing, blocks in the order in which they were made.

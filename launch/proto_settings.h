@@ -8,10 +8,11 @@
 
 namespace yard {
 
-/// A block of the configuration as Settings. Core reads its own fields through it and does not include the messages (law 1).
+/// A block of the configuration as Settings. Core reads its own fields through it and does not include the messages (law 1). Throws Error
+/// for unknown fields and other types.
 class ProtoSettings final : public Settings {
  public:
-  /// `block` is changed by `fill` and must outlive this; `name` is its path, such as "model.router".
+  /// `fill` changes `block`, which must outlive this object; `name` is its path, such as "model.router".
   ProtoSettings(google::protobuf::Message& block, std::string name) : block_(block), name_(std::move(name)) {}
   bool has(std::string_view field) const override;
   std::string path(std::string_view field) const override { return name_ + "." + std::string(field); }

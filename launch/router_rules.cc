@@ -12,7 +12,7 @@ namespace {
 
 namespace pb = google::protobuf;
 
-/// Throws InputError for a field that is given and that the kind does not use.
+/// Throws InputError for a field that is set to a value other than its default but that the kind does not use.
 void check_fields(const RunConfig::Router& router, const RouterKind& kind) {
   const pb::Descriptor& type = *router.GetDescriptor();
   for (const std::string_view field : kind.fields)

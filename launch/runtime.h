@@ -24,7 +24,7 @@ struct RankRuntime {
   std::unique_ptr<Watchdog> watchdog;  // empty until start_watchdog
   std::function<void()> abort;         // aborts the job
   Stream host{Device{}};               // for host tensors
-  std::unique_ptr<Stream> gpu;         // empty until choose_device takes one
+  std::unique_ptr<Stream> gpu;         // empty until choose_device selects a GPU
   Profiler profiler;
   const int rank, size;
 
@@ -38,7 +38,7 @@ struct RankRuntime {
 /// that all ranks know is printed once and leaves by return; any other error is printed with its rank and aborts the job (law 14).
 int run_on_ranks(const std::function<void(RankRuntime&)>& body);
 
-/// From now on a collective that is not complete `seconds` after it was posted aborts the job, with a sentence that names it; 0 is off.
+/// From now on, a collective that is still pending `seconds` after it was posted aborts the job with a message that names it; 0: off.
 void start_watchdog(RankRuntime&, double seconds, const std::string& folder);
 
 /// Threads for each rank's products: `wanted`, or as many processors as the rank may use, shared with the ranks of its node that may use

@@ -19,8 +19,9 @@ YARD_COLLECTIVE kMetrics{"metrics"};
 
 constexpr std::size_t kCollectiveFields = 5;  // calls, bytes within, bytes between, seconds, exposed seconds
 
-/// The row of numbers that each rank contributes: phases, collectives by kind, the step's time and the memory. Equal in length on all
-/// ranks, since all run one program and so have the same registered names; unregistered names are summed under "other", the last of each.
+/// The row of values that each rank contributes: phases, collectives by kind, the step's time and the memory. Equal in length on all ranks,
+/// since all run one program and so have the same registered names; unregistered names are summed under "other", the last entry of each
+/// list.
 class Fields {
  public:
   std::size_t size() const { return memory() + 1; }
@@ -86,7 +87,7 @@ void add_layers(StepMetrics& metrics, const ModelSettings& model, const StepRepo
   }
 }
 
-/// What routers report over all layers: the names that have fields of their own, and the others.
+/// Adds what routers report over all layers: names that have their own fields, and all other names.
 void add_reports(StepMetrics& metrics, const RoutingSummary& routing) {
   for (const auto& [name, value] : routing.losses) {
     if (name == "balance") {

@@ -24,7 +24,7 @@ std::string new_file(const std::string& folder) {
   return fmt::format("{}/events.out.tfevents.{:010d}.{}.{}.{}", folder, seconds.count(), host_name(), ::getpid(), rest.count());
 }
 
-/// A map's entries by name: protobuf's maps have no order.
+/// A map's entries sorted by name: protobuf's maps have no order.
 template <class Value>
 std::map<std::string, Value> in_order(const google::protobuf::Map<std::string, Value>& entries) {
   return {entries.begin(), entries.end()};

@@ -16,12 +16,12 @@
 
 namespace yard {
 
-/// What one optimizer step did: the same numbers on every rank, but for phases and collectives.
+/// The results of one optimizer step: equal on every rank, except for phases and collectives.
 struct StepReport {
   Index step = 0;    // steps done, this one included
   Index tokens = 0;  // trained on so far
   double loss = 0;
-  RoutingSummary routing;        // auxiliary losses at coefficient 1, and what else routers report
+  RoutingSummary routing;        // auxiliary losses at coefficient 1, and other values that routers report
   GradientReducer::Norms norms;  // before clipping
   double learning_rate = 0;
   std::string skipped;      // why the guard dropped the update; empty when it was done

@@ -136,7 +136,7 @@ class Run {
     mesh_ = runtime_.make_mesh(config_.mesh());
     const bool invariant = ops::rows_are_invariant(runtime_.stream(), compute_);  // and the library's code is in memory now
     resident_at_start_ = resident_bytes();
-    agree(runtime_.control, [&] {  // what does not fit the data is found alike
+    agree(runtime_.control, [&] {  // all ranks reject a configuration that does not fit the data
       if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
       trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_,
                                            tokenizer_->end_of_text(), probe_ ? probe_->hooks() : TrainHooks());
@@ -241,7 +241,7 @@ class Run {
     return signals.stop;
   }
 
-  /// What ranks tell each other at the end of a step.
+  /// Values that ranks exchange at the end of a step.
   struct EndOfStep {
     int stop = 0;          // the largest stop request of any rank
     bool written = false;  // whether all ranks have written their files of a checkpoint that is not committed

@@ -8,8 +8,8 @@
 
 namespace yard {
 
-/// Sums gradients over the replicas of each parameter while backward continues, one group at a time, and leaves each rank its shard of
-/// every buffer. The loss was divided by the global number of targets, so every sum here is a plain one (law 6).
+/// Sums gradients over the replicas of each parameter while backward continues, one group at a time, and leaves each rank with its shard of
+/// every buffer. The loss is divided by the global number of targets, so every sum here is a plain sum (law 6).
 class GradientReducer {
  public:
   GradientReducer(ParameterStore&, Mesh&);
@@ -23,29 +23,32 @@ class GradientReducer {
   const Tensor& share(std::size_t buffer) const { return shares_.at(buffer); }
   Index first(std::size_t buffer) const;
 
-  /// 2-norms of the summed gradients over the whole world, each value counted once whatever the layout.
+  /// 2-norms of the summed gradients over all ranks; every value counts once, regardless of the layout.
   struct Norms {
     double all = 0, dense = 0, router = 0, expert = 0;  // all^2 = dense^2 + router^2 + expert^2
   };
+  /// Collective. Called after `finish`.
   Norms norms(Context&);
 
  private:
   ParameterStore& store_;
   Mesh& mesh_;
-  std::vector<Tensor> shares_;  // of each buffer
+  std::vector<Tensor> shares_;  // one per buffer
   std::vector<Work> posted_;
 };
 
-/// Where the parameters of a group belong: the embedding, a layer or the head (core/nn/parameters.h numbers groups in forward order).
+/// The layer of a parameter group as labels give it: kEmbedding, a layer number or kHead (core/nn/parameters.h numbers groups in forward
+/// order).
 int layer_of_group(const ParameterStore&, Index group);
 
-/// The part of a segment that lies in entries [first, first + count) of its buffer.
+/// The part of a segment that is in a shard of its buffer.
 struct SharePart {
   Parameter* parameter;
-  Index in_share;      // where it starts in the share
-  Index in_parameter;  // where it starts in the parameter
+  Index in_share;      // offset in the shard, in elements
+  Index in_parameter;  // offset in the parameter, in elements
   Index count;
 };
+/// The parts of all segments in entries [first, first + count) of a buffer, in order.
 std::vector<SharePart> parts_of_share(const FlatBuffer&, Index first, Index count);
 
 }  // namespace yard

@@ -17,7 +17,7 @@ enum class Axis : std::uint8_t { expert, data };  // fastest-varying first: rank
 
 /// The groups that ranks form. Ranks with the same data coordinate share one set of experts, a shard each (an expert group); ranks with the
 /// same expert coordinate are replicas of a shard. The mesh owns the communicators of device tensors; host tensors (agreements, texts,
-/// metrics) travel on the control communicator.
+/// metrics) use the control communicator.
 class Mesh {
  public:
   /// Collective. `control` must outlive the mesh; `world` has the same ranks and takes tensors of the device that the model computes on.
@@ -33,7 +33,7 @@ class Mesh {
   Communicator& along(Axis);
   /// The ranks that hold a copy of a parameter. dense: every rank; expert: the data axis.
   Communicator& replicas(ParamKind);
-  /// Which part of a micro-batch's sequences this rank reads: each (data, expert) coordinate its own.
+  /// The index of this rank's part of a micro-batch's sequences: every (data, expert) coordinate reads its own.
   int batch_shard() const noexcept { return rank(); }
   int batch_shards() const noexcept { return size(); }
 

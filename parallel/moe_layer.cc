@@ -15,7 +15,7 @@ Tensor MoeLayer::forward(Context& context, const Tensor& x, Tape& tape) {
   const auto dispatch = [&](Index chunk) { return parts_.exchange->dispatch(context, kDirection, *plan, chunk, x, routing.weight, keys); };
 
   Dispatched next = dispatch(0);
-  const Tensor y = local_output(context, x, routing, tape);  // while the first chunk travels
+  const Tensor y = local_output(context, x, routing, tape);  // overlaps with the first dispatch
   std::vector<Work> returning;
   for (Index chunk = 0; chunk < plan->chunks(); ++chunk) {
     Dispatched now = std::exchange(next, {});
@@ -68,7 +68,7 @@ Tensor MoeLayer::backward(Context& context, const Tensor& dy, Tape& tape) {
   return dx;
 }
 
-/// What this rank adds without sending rows: shared experts, and what the router computes locally.              (N, C) f32
+/// The output that needs no dispatch: shared experts, and experts that the router computes locally.              (N, C) f32
 Tensor MoeLayer::local_output(Context& context, const Tensor& x, const Routing& routing, Tape& tape) {
   Tensor y = parts_.shared ? ops::cast(context.stream, parts_.shared->forward(context, x, tape), DType::f32)
                            : Tensor::zeros(context.stream, x.shape());
@@ -104,7 +104,7 @@ void MoeLayer::visit_costs(const CostVisitor& visitor) const {
   cost.active = static_cast<double>(router.parameters);
   cost.matmuls = router.matmuls;
   cost.state_bytes = router.state_bytes;
-  cost.kept.fixed = 4 * (4 * slots + 1);  // the exchange plan: four indices of each slot, and where a token's slots begin
+  cost.kept.fixed = 4 * (4 * slots + 1);  // the exchange plan: four indices per slot, and one offset per token
   cost.saved.fixed = cost.kept.fixed + router.saved_bytes_per_token + 4 * slots;  // the token of each slot
   visitor(cost);
   const double row_bytes = sizeof(float) + (parts_.keyed ? sizeof(std::int64_t) : 0);

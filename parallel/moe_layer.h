@@ -16,7 +16,7 @@ class MoeLayer final : public Module {
     std::unique_ptr<Exchange> exchange;
     std::unique_ptr<Experts> experts;
     std::unique_ptr<Module> shared;  // shared experts, or empty
-    Index moe_layer = 0;             // among MoE layers, from 0
+    Index moe_layer = 0;             // number among MoE layers, from 0
     Index expert_count = 0;          // over all ranks
     bool keyed = false;              // whether experts need each row's global number (dropout inside the expert)
   };

@@ -33,7 +33,7 @@ ops::AttentionSettings Attention::scores(const Context& context) const {
   return {heads_, context.tokens.length, settings_.scale, settings_.cap};
 }
 
-/// Norms these columns of qkv in place.
+/// Normalises these columns of qkv in place.
 Attention::Normed Attention::norm_columns(Context& context, const Tensor& qkv, Index first, const Parameter& weight) const {
   if (!normed()) return {};
   const Tensor x = ops::columns(context.stream, qkv, first, weight.shape[0]);

@@ -37,7 +37,7 @@ class Attention final : public Module {
   Index layer_;
   ops::Heads heads_;
   Linear qkv_, out_;
-  Parameter q_norm_, k_norm_;  // without values where there is no norm
+  Parameter q_norm_, k_norm_;  // no values if there is no norm
 };
 
 /// The attention of one layer.

@@ -22,12 +22,12 @@ struct ExpertsGradient {
   Tensor weight;  // (R) f32; empty when the rows had none
 };
 
-/// How a bank is used, for its costs.
+/// How a bank of experts is used, for its costs.
 struct ExpertsUse {
   ModelPart part = ModelPart::feed_forward;
   Index experts = 1;     // over all ranks
   double rows = 1;       // per token, over all experts
-  double row_bytes = 0;  // of the weight and the key that come with a row
+  double row_bytes = 0;  // of the weight and the key that are sent with a row
 };
 
 /// A bank of experts on rows grouped by expert. A dense feed-forward is a bank of one; low-rank and nested banks are others.
@@ -41,7 +41,7 @@ class Experts {
   virtual void visit(const std::function<void(Parameter&)>&) = 0;
   virtual void visit_costs(const ExpertsUse&, const CostVisitor&) const = 0;
   virtual void visit_state(const std::function<void(State&)>&) {}
-  /// After the optimizer's step; `skipped` when the guard dropped this update.
+  /// Called after the optimizer's step; `skipped`: the guard dropped this update.
   virtual void after_step(Context&, bool skipped) { (void)skipped; }
 };
 
@@ -50,7 +50,7 @@ struct FeedForwardNames {
   std::string gate, up, down;  // an ungated bank has no gate: `up` is its first matrix
 };
 
-/// Experts of two products: z = [gate; up] x, h = weight * act(gate) * up, y = down h.
+/// Experts of two matmuls: z = [gate; up] x, h = weight * act(gate) * up, y = down h.
 class FeedForwardExperts final : public Experts {
  public:
   /// One entry of `names` for each expert of this rank; `first_expert` is the global number of the first (the key of dropout).

@@ -7,10 +7,10 @@
 namespace yard {
 
 /// Keys (after rotation) and values of the tokens so far, for each layer: (sequences, kv_heads, capacity, head_width) in the compute dtype,
-/// allocated once. `before` says how many entries each sequence has; a forward pass appends its fresh rows after them.
+/// allocated once. `before` says how many entries each sequence has; a forward pass appends its new rows.
 class KeyValueCache {
  public:
-  /// One entry of `layers` for each.
+  /// `layers` has one entry per layer.
   KeyValueCache(Stream& stream, const std::vector<ops::Heads>& layers, Index sequences, Index capacity, DType dtype) : capacity_(capacity) {
     before_ = Tensor::zeros(stream, {sequences}, DType::i32);
     for (const ops::Heads& heads : layers) {

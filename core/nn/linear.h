@@ -8,7 +8,7 @@
 
 namespace yard {
 
-/// A bank of matrices (groups * out, in) and its products: y = x W^T by groups of rows. Its packed copy follows the parameter's version.
+/// A bank of matrices (groups * out, in) and its matmuls: y = x W^T by groups of rows. Its packed copy follows the parameter's version.
 class Linear {
  public:
   explicit Linear(Parameter parameter, Index groups = 1) : parameter_(std::move(parameter)), groups_(groups) {}
@@ -41,7 +41,7 @@ class Linear {
     const Index rows = x.rows();
     return backward(context, dy, x, {&rows, 1});
   }
-  /// Its forward matmul of one row per token.
+  /// The cost of its forward matmul with one row per token.
   MatmulCost matmul(std::string_view name) const {
     return {name, parameter_.shape[1], parameter_.shape[0] / groups_, 1, 1, parameter_.full_precision};
   }

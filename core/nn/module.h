@@ -13,10 +13,10 @@
 
 namespace yard {
 
-/// dense: replicated on every rank; expert: each rank holds its own experts', replicated along the mesh's data axis.
+/// dense: replicated on every rank; expert: sharded over the mesh's expert axis, replicated along its data axis.
 enum class ParamKind : std::uint8_t { dense, expert };
 
-/// How a parameter starts (semantics, section 4).
+/// How a parameter is initialised (semantics, section 4).
 struct Init {
   enum class Kind : std::uint8_t { normal, ones, zeros };
   Kind kind = Kind::normal;
@@ -26,7 +26,7 @@ struct Init {
   static Init zeros() { return {Kind::zeros, 0}; }
 };
 
-/// Which of optimizer.scale's factors a parameter's learning rate takes.
+/// The factor of optimizer.scale that multiplies a parameter's learning rate.
 enum class RateClass : std::uint8_t { plain, router, expert, embedding };
 
 /// Rows [row, row + rows) of a value are the whole global tensor `name`.
@@ -35,20 +35,20 @@ struct Slice {
   Index row = 0, rows = 0;
 };
 
-/// A learned tensor. Modules declare it (shape, names); a ParameterStore gives it memory. Products like fused tensors, so one value may
-/// hold several logical tensors as row ranges: initial values and checkpoints go by slice names, which never mention a layout (law 11).
+/// A learned tensor. Modules declare it (shape, names); a ParameterStore allocates it. One value may fuse several logical tensors as row
+/// ranges, so that one GEMM computes all of them: initial values and checkpoints use slice names, which never mention a layout (law 11).
 struct Parameter {
   std::string name;
   ParamKind kind = ParamKind::dense;
   Shape shape;  // (rows, cols): matrices are (out, in); or (n): vectors
   Init init;
-  bool full_precision = false;  // kept and used in f32 whatever the run's precision: norms, router, biases
+  bool full_precision = false;  // stored and used in f32 regardless of the run's precision: norms, router, biases
   bool decay = true;
   RateClass rate = RateClass::plain;
   std::vector<Slice> slices;
   Tensor value;               // the run's precision, or f32
   Tensor grad;                // f32; empty where nothing is trained
-  std::uint64_t version = 0;  // counts changes of the value: packed copies follow it
+  std::uint64_t version = 0;  // incremented when the value changes: invalidates packed copies
 
   /// A parameter that is one logical tensor.
   static Parameter whole(std::string name, Shape shape, Init init);
@@ -56,17 +56,19 @@ struct Parameter {
   static Parameter vector(std::string name, Index length, Init init);
 };
 
-/// A value that is saved with the model but not optimised: selection bias, centroids, hash tables. Replicas hold the same.
+/// A value that is saved with the model but not optimised: selection bias, centroids, hash tables. Equal on all replicas.
 struct State {
-  std::string name;  // global, as a parameter's
+  std::string name;  // global, like a parameter's
   Tensor value;
   ParamKind kind = ParamKind::dense;
 };
 
-/// What forward leaves for backward: forward pushes, backward pops in reverse order (law 4). Typed: popping another type throws.
+/// Values that forward saves for backward: forward pushes, backward pops in reverse order (law 4). Typed: popping another type throws
+/// Error.
 ///
-/// A tape whose entries are recomputed in backward is discarded after forward. What must not be computed twice, such as an exchange plan
-/// with its host wait, is kept: the forward pass keeps values, and the recomputed pass takes them in the same order.
+/// With recomputation, the tape of the forward pass is discarded and backward repeats the pass. Values that must not be computed twice,
+/// such as an exchange plan with its host wait, are kept: the forward pass calls keep(), and the recomputed pass calls reuse() in the same
+/// order.
 class Tape {
  private:
   struct Base {
@@ -88,9 +90,9 @@ class Tape {
   using Kept = std::deque<std::unique_ptr<Base>>;
 
   Tape() = default;
-  /// For the recomputed pass, with what the forward pass kept.
+  /// A tape for the recomputed pass, with the values that the forward pass kept.
   explicit Tape(Kept kept) : kept_(std::move(kept)) {}
-  /// For a forward pass that will be recomputed.
+  /// A tape for a forward pass that will be recomputed.
   static Tape for_recomputation() {
     Tape tape;
     tape.keeping_ = true;
@@ -108,12 +110,12 @@ class Tape {
     entries_.pop_back();
     return take<S>(std::move(entry));
   }
-  /// Stores a value for the recomputed pass; does nothing where the pass is not recomputed.
+  /// Stores a value for the recomputed pass; does nothing if the pass will not be recomputed.
   template <class S>
   void keep(S value) {
     if (keeping_) kept_.push_back(std::make_unique<Entry<S>>(std::move(value)));
   }
-  /// The value that the forward pass kept at this point, in a recomputed pass; nothing in any other.
+  /// In a recomputed pass, the value that the forward pass kept at this point; otherwise nothing.
   template <class S>
   std::optional<S> reuse() {
     if (keeping_ || kept_.empty()) return std::nullopt;
@@ -140,11 +142,11 @@ class Module {
   virtual Tensor backward(Context&, const Tensor& dy, Tape&) = 0;
   virtual void visit(const std::function<void(Parameter&)>&) = 0;
   virtual void visit_state(const std::function<void(State&)>&) {}
-  /// Whether the output is f32 whatever the run's precision.
+  /// Whether the output is f32 regardless of the run's precision.
   virtual bool f32_output() const noexcept { return false; }
-  /// What the module costs, whether its parameters have memory or not.
+  /// Reports the module's costs; its parameters need not be allocated.
   virtual void visit_costs(const CostVisitor&) const = 0;
-  /// After the optimizer's step; `skipped` when the guard dropped this update.
+  /// Called after the optimizer's step; `skipped`: the guard dropped this update.
   virtual void after_step(Context&, bool skipped) { (void)skipped; }
 };
 

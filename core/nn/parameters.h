@@ -8,12 +8,11 @@
 
 namespace yard {
 
-/// Parameters of one group, kind and dtype in one piece of memory, so that sums over ranks, the optimizer and norms are loops over one
-/// array.
+/// The parameters of one group, kind and dtype in one contiguous buffer, so that reductions, the optimizer and norms loop over one array.
 struct FlatBuffer {
   struct Segment {
     Parameter* parameter;
-    Index first;  // of the parameter's elements in the buffer
+    Index first;  // offset of the parameter's elements in the buffer
     Index count;
   };
   Index group = 0;
@@ -24,14 +23,14 @@ struct FlatBuffer {
   Index used() const noexcept { return segments.empty() ? 0 : segments.back().first + segments.back().count; }
 };
 
-/// Gives a model's parameters their memory. Groups are numbered in forward order: 0 the embedding, 1 to L the layers, L + 1 the head;
+/// Allocates a model's parameters. Groups are numbered in forward order: 0 the embedding, 1 to L the layers, L + 1 the head;
 /// backward finishes them in reverse.
 class ParameterStore {
  public:
   struct Settings {
     DType compute = DType::f32;                // of matrices; parameters marked full_precision are f32
     bool train = true;                         // whether gradients are needed
-    std::function<Index(ParamKind)> replicas;  // buffers are padded to a multiple of this many equal shares; 1 when empty
+    std::function<Index(ParamKind)> replicas;  // buffers are padded to a multiple of this many equal shards; 1 when empty
   };
   /// Visits the model's parameters group by group.
   using Visit = std::function<void(const std::function<void(Index group, Parameter&)>&)>;
@@ -44,7 +43,7 @@ class ParameterStore {
   void zero_gradients(Stream&);
   /// Fills every value from its generator, keyed by (seed, slice name, element).
   void initialise(Stream&, std::uint64_t seed);
-  /// Says that the values have changed: packed copies are made anew.
+  /// Marks the values as changed, which invalidates packed copies.
   void changed();
 
  private:
@@ -55,7 +54,7 @@ class ParameterStore {
 /// Elements [first, first + out.size()) of a parameter's initial value, in f32: a pure function of (seed, slice name, element of the
 /// slice).
 void initial_values(const Parameter&, std::uint64_t seed, Index first, std::span<float> out);
-/// The same where the values lie, rounded to their dtype.                                    out: (count) f32 or bf16
+/// The same on the device of the values, rounded to their dtype.                             out: (count) f32 or bf16
 void fill_initial(Stream&, const Parameter&, std::uint64_t seed, Index first, const Tensor& out);
 
 }  // namespace yard

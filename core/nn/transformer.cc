@@ -39,7 +39,7 @@ Parameter embedding_table(const ModelSettings& model) {
   return table;
 }
 
-/// A row of the residual stream.
+/// The memory of one row of the residual stream.
 SavedBytes residual_row(const ModelSettings& model) {
   const auto width = static_cast<double>(model.width);
   return model.f32_residual ? SavedBytes{0, 4 * width} : SavedBytes{width, 0};
@@ -198,7 +198,7 @@ ModelCosts Transformer::costs() const {
   output.parameters = output_ ? output_->parameter().shape.elements() : 0;
   output.active = static_cast<double>(output.parameters);
   output.matmuls = {(output_ ? *output_ : embedding_).matmul("")};
-  output.saved.values = static_cast<double>(settings_.width);  // the gradient of the normed rows
+  output.saved.values = static_cast<double>(settings_.width);  // the gradient of the normalised rows
   costs.add(settings_.depth() + 1, output);
   return costs;
 }

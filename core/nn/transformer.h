@@ -59,7 +59,7 @@ class Sequence final : public Module {
 /// Keeps only its input on the tape and runs the inner forward again inside backward.
 class Recomputed final : public Module {
  public:
-  /// `input`: what one token's row of the input takes.
+  /// `input`: the memory of one token's input row.
   Recomputed(std::unique_ptr<Module> inner, SavedBytes input) : inner_(std::move(inner)), input_(input) {}
   Tensor forward(Context&, const Tensor& x, Tape&) override;
   Tensor backward(Context&, const Tensor& dy, Tape&) override;
@@ -128,7 +128,7 @@ FeedForwardNames dense(const std::string& prefix);  // "model.layers.3.mlp."
 std::unique_ptr<Experts> make_dense_bank(const FeedForwardSettings&, const ModulePlace&, const std::string& prefix);
 /// This rank's experts of a MoE layer: [first, first + count).
 std::unique_ptr<Experts> make_experts(const MoeSettings&, const ModulePlace&, Index first, Index count);
-/// The feed-forward of one layer, dense or Mixture-of-Experts, recomputed in backward where the model says so.
+/// The feed-forward of one layer, dense or Mixture-of-Experts, recomputed in backward if the model's settings say so.
 std::unique_ptr<Module> make_feed_forward(const ModelSettings&, Index layer, const Transformer::MakeMoe&);
 
 }  // namespace yard

@@ -84,7 +84,7 @@ void sum_by_sequence(Cpu, Stream&, const Tensor& p, const Tensor& ids, Index len
   const std::int32_t* const id = ids.data<std::int32_t>();
   const float* const scores = p.data<float>();
   double* const parts = sums.data<double>();
-  constexpr Index kStrip = 256;  // experts that a thread sums for one sequence: all threads find work in a single one of many experts
+  constexpr Index kStrip = 256;  // experts per task, so that one sequence with many experts occupies all threads
   const Index strips = (experts + kStrip - 1) / kStrip;
   parallel_ranges(sums.rows() * strips, 4 * length * std::min(experts, kStrip), 1, [=](Index first, Index last) {
     for (Index task = first; task < last; ++task) {

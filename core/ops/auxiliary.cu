@@ -11,7 +11,7 @@ __global__ void scale_counts(const std::int64_t* counts, double factor, float* y
   if (item() < count) y[item()] = static_cast<float>(factor * static_cast<double>(counts[item()]));
 }
 
-/// One warp a row.
+/// One warp per row.
 __global__ void add_auxiliary(const float* p, const float* log_sum_exp, const std::int32_t* ids, const float* coefficient, Index each,
                               float z, float* dlogits, Index rows, Index experts) {
   const Index n = item() / kWarp;
@@ -31,7 +31,7 @@ __global__ void add_auxiliary(const float* p, const float* log_sum_exp, const st
   for (Index e = lane; e < experts; e += kWarp) dz[e] += scores[e] * (c[e] - mean + pull);
 }
 
-/// One block a sequence.
+/// One block per sequence.
 __global__ void sum_sequence(const float* p, const std::int32_t* ids, Index length, Index experts, double* sums) {
   const Index first = static_cast<Index>(blockIdx.x) * length;
   double* out = sums + static_cast<Index>(blockIdx.x) * (1 + experts);
@@ -61,7 +61,7 @@ __global__ void add_batch_balance(const double* sums, const std::int64_t* counts
   if (threadIdx.x == 0) into[0] += loss * factor;
 }
 
-/// One block, which takes one sequence after the other.
+/// One block, which processes one sequence after another.
 __global__ void add_sequence_balance(const double* sums, const std::int64_t* counts, Index sequences, Index experts, double choices,
                                      double everywhere, double* into) {
   double loss = 0;
@@ -75,7 +75,7 @@ __global__ void add_sequence_balance(const double* sums, const std::int64_t* cou
   if (threadIdx.x == 0) into[0] += loss / everywhere;
 }
 
-/// squares[sequence] = the sum over its tokens; one block a sequence.
+/// squares[sequence] = the sum over its tokens; one block per sequence.
 __global__ void square_sequence(const float* log_sum_exp, const std::int32_t* ids, Index length, double* squares) {
   const Index first = static_cast<Index>(blockIdx.x) * length;
   double sum = 0;

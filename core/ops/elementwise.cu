@@ -38,7 +38,7 @@ __global__ void scale_values(const X* x, Middle factor, Y* y, Index packs) {
   store_pack(y, item(), out);
 }
 
-/// One block a row.
+/// One block per row.
 template <int kPack, class X, class Y>
 __global__ void scale_row(const X* x, const float* gate, Y* y, Index cols) {
   const Index row = blockIdx.x;
@@ -51,7 +51,7 @@ __global__ void scale_row(const X* x, const float* gate, Y* y, Index cols) {
   }
 }
 
-/// One block a row.
+/// One block per row.
 template <int kPack, class A, class B>
 __global__ void dot_row(const A* a, const B* b, float* y, Index cols) {
   const Index row = blockIdx.x;
@@ -112,7 +112,7 @@ __global__ void find_not_finite(const Bits* bits, Bits highest, Index count, std
   if (item() < count && (bits[item()] & highest) == highest) *y = 0;
 }
 
-/// One block a row.
+/// One block per row.
 template <class X, class Y>
 __global__ void drop_row(const X* x, float rate, float factor, std::uint64_t key, const std::int64_t* row_key, Y* y, Index cols) {
   const Index row = blockIdx.x;
@@ -123,7 +123,7 @@ __global__ void drop_row(const X* x, float rate, float factor, std::uint64_t key
   }
 }
 
-/// One block a row.
+/// One block per row.
 template <class X>
 __global__ void copy_row_columns(const X* from, Index in, X* to, Index out, Index count) {
   const Index row = blockIdx.x;

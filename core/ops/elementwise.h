@@ -22,7 +22,7 @@ Tensor cast(Stream&, const Tensor& x, DType to);
 void copy_into(Stream&, const Tensor& from, const Tensor& to);
 /// Columns [first, first + count) of every row.                    x: (N, C) f32 or bf16  result: (N, count) in x's dtype
 Tensor columns(Stream&, const Tensor& x, Index first, Index count);
-/// The reverse: overwrites the columns of `into` from `first` on.   x: (N, count)  into: (N, C), the same dtype
+/// The inverse: overwrites columns [first, first + count) of into.  x: (N, count)  into: (N, C), the same dtype
 void set_columns(Stream&, const Tensor& x, const Tensor& into, Index first);
 /// into += the sum of squares, in f64 and an order that does not depend on the threads.                 x: f32  into: (1) f64
 void add_squared_norm(Stream&, const Tensor& x, const Tensor& into);
@@ -41,7 +41,7 @@ void scaled(Cpu, Stream&, const Tensor& x, float factor, const Tensor& y);
 void scale_rows(Cpu, Stream&, const Tensor& x, const Tensor& gate, const Tensor& y);
 void row_dot(Cpu, Stream&, const Tensor& a, const Tensor& b, const Tensor& y);
 void copy_into(Cpu, Stream&, const Tensor& from, const Tensor& to);
-/// Copies `count` columns of every row, between the columns that begin at the given ones.
+/// Copies columns [from_first, from_first + count) of every row to columns [to_first, to_first + count).
 void copy_columns(Cpu, Stream&, const Tensor& from, Index from_first, const Tensor& to, Index to_first, Index count);
 void add_squared_norm(Cpu, Stream&, const Tensor& x, const Tensor& into);
 void add_sum(Cpu, Stream&, const Tensor& x, double factor, const Tensor& into);

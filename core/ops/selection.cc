@@ -73,7 +73,7 @@ namespace {
 
 constexpr float kTiny = 1e-20F;  // keeps quotients finite where all scores are zero
 
-/// The sum of the two largest, or the only one.
+/// The sum of the two largest values, or the only value.
 float group_score(const float* scores, Index count) {
   float first = -std::numeric_limits<float>::infinity();
   float second = first;
@@ -116,7 +116,7 @@ void limit_groups(Cpu, Stream&, const Tensor& scores, const Tensor& bias, Index 
         if (ahead == kept) best_left = own;
         if (ahead >= kept) std::fill_n(out + g * each, each, -std::numeric_limits<float>::infinity());
       }
-      gap = worst_kept == best_left ? 0.0F : worst_kept - best_left;  // two infinities are a tie as well
+      gap = worst_kept == best_left ? 0.0F : worst_kept - best_left;  // two infinities also tie
     }
   });
 }

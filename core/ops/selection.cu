@@ -14,7 +14,7 @@ __global__ void add_bias(const float* scores, const float* bias, float* y, Index
   if (item() < count) y[item()] = bias == nullptr ? scores[item()] : scores[item()] + bias[item() % experts];
 }
 
-/// of_group[row, group] = the sum of the two largest, or the only one; a thread a group.
+/// of_group[row, group] = the sum of the two largest, or the only one; one thread per group.
 __global__ void score_groups(const float* y, Index count, Index each, float* of_group) {
   if (item() >= count) return;
   const float* s = y + item() * each;
@@ -31,7 +31,7 @@ __global__ void score_groups(const float* y, Index count, Index each, float* of_
   of_group[item()] = each == 1 ? first : first + second;
 }
 
-/// A thread a row.
+/// One thread per row.
 __global__ void keep_groups(const float* of_group, Index rows, Index groups, Index kept, Index each, float* y, float* margin) {
   const Index n = item();
   if (n >= rows) return;
@@ -50,14 +50,14 @@ __global__ void keep_groups(const float* of_group, Index rows, Index groups, Ind
     if (ahead < kept) continue;
     for (Index i = 0; i < each; ++i) y[(n * groups + g) * each + i] = -INFINITY;
   }
-  margin[n] = worst_kept == best_left ? 0.0F : worst_kept - best_left;  // two infinities are a tie as well
+  margin[n] = worst_kept == best_left ? 0.0F : worst_kept - best_left;  // two infinities also tie
 }
 
 __global__ void take_minimum(const float* values, float* into, Index count) {
   if (item() < count) into[item()] = values[item()] < into[item()] ? values[item()] : into[item()];
 }
 
-/// One warp a row; the few chosen scores are left to its first lane, once the others are written.
+/// One warp per row; its first lane writes the few chosen scores after all others.
 __global__ void chosen_backward(const float* dweight, const float* scores, const std::int32_t* choice, const float* weight, bool normalize,
                                 float scale, float* dscores, Index rows, Index k, Index experts) {
   const Index n = item() / kWarp;
@@ -83,7 +83,7 @@ __global__ void chosen_backward(const float* dweight, const float* scores, const
   }
 }
 
-/// One warp a row.
+/// One warp per row.
 __global__ void normalize_row(const float* scores, float* q, float* sum, Index rows, Index experts) {
   const Index n = item() / kWarp;
   if (n >= rows) return;
@@ -95,7 +95,7 @@ __global__ void normalize_row(const float* scores, float* q, float* sum, Index r
   if (lane == 0) sum[n] = total;
 }
 
-/// One warp a row.
+/// One warp per row.
 __global__ void add_normalized(const float* q, const float* sum, const std::int32_t* ids, const float* coefficient, Index each,
                                float* dscores, Index rows, Index experts) {
   const Index n = item() / kWarp;

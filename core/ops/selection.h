@@ -4,12 +4,12 @@
 
 namespace yard::ops {
 
-/// Arithmetic of routers whose choice is made by other scores than their weights (DeepSeek-V3). All f32; N tokens, E experts, K choices a
-/// token. Padding tokens have id -1.
+/// Arithmetic of routers that choose experts by other scores than those of the weights (DeepSeek-V3). All f32; N tokens, E experts, K
+/// choices per token. Padding tokens have id -1.
 
-/// scores + bias, and minus infinity for experts outside of the `kept` best of `groups` equal groups. A group counts as much as the sum of
-/// its two largest biased scores; ties go to the lowest group.                                 scores: (N, E)  bias: (E), or empty for 0
-/// margin: (N), the last kept group's sum minus the next one's; infinity when all are kept.
+/// scores + bias, and minus infinity for experts outside the `kept` best of `groups` equal groups. A group's score is the sum of its two
+/// largest biased scores; ties go to the lower group.                                          scores: (N, E)  bias: (E), or empty for 0
+/// margin: (N), the score of the last kept group minus that of the next group; infinity if all are kept.
 struct LimitedScores {
   Tensor scores, margin;
 };
@@ -18,7 +18,7 @@ LimitedScores limit_groups(Stream&, const Tensor& scores, const Tensor& bias, In
 /// into = min(into, values).
 void lower_to(Stream&, const Tensor& values, const Tensor& into);
 
-/// The gradient of scores through choice_weights, for scores that do not depend on each other (numerics, section 3).
+/// The gradient of scores through choice_weights, for scores that are independent of each other (numerics, section 3).
 ///                                                          dweight, weight: (N, K)  scores: (N, E)  choice: (N, K) i32  result: (N, E)
 Tensor choice_scores_backward(Stream&, const Tensor& dweight, const Tensor& scores, const Tensor& choice, const Tensor& weight,
                               bool normalize, float scale);
@@ -32,7 +32,7 @@ NormalizedRows normalize_rows(Stream&, const Tensor& scores);
 ///                                                                          coefficient: (groups, E), each for N / groups rows
 void add_normalized_gradient(Stream&, const NormalizedRows&, const Tensor& ids, const Tensor& coefficient, const Tensor& dscores);
 
-/// bias[e] += rate * sign(mean(counts) - counts[e]), compared in whole numbers.                 counts: (E) i64  bias: (E)
+/// bias[e] += rate * sign(mean(counts) - counts[e]), compared as integers.                      counts: (E) i64  bias: (E)
 void step_selection_bias(Stream&, const Tensor& counts, float rate, const Tensor& bias);
 
 namespace kernels {

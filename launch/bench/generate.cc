@@ -11,14 +11,14 @@
 namespace yard::bench {
 namespace {
 
-/// Bytes that one token's weights take on this rank: all matrices but the embedding, and of the experts those that a token meets.
+/// Bytes of the weights that one token uses on this rank: all matrices except the embedding, and only the experts that it is routed to.
 std::size_t active_bytes(const Model& model, int expert_ranks) {
   const ModelCosts costs = model.transformer->costs();
   std::size_t bytes = 0;
   for (const FlatBuffer& buffer : model.parameters->buffers()) {
-    const bool looked_up = buffer.group == 0 && costs.has_output_matrix();  // a row of it
+    const bool looked_up = buffer.group == 0 && costs.has_output_matrix();  // only one row is read
     if (looked_up) continue;
-    // What part of this rank's experts the tokens of its expert group meet, one of each rank.
+    // The fraction of this rank's experts that the tokens of its expert group, one per rank, are routed to.
     double spread = 0;
     double active = 0;
     for (const auto& [group, cost] : costs.entries()) {

@@ -14,17 +14,17 @@ namespace {
 using ops::host::Floor;
 using ops::host::FloorProduct;
 
-/// A part of a step as the table shows it: its phases in the profile, and the matmuls whose floor it is compared with.
+/// A part of a step as the table shows it: its phases in the profile, and the GEMMs whose reference time it is compared with.
 struct Part {
   std::string name;
   std::vector<std::string> phases;
   std::vector<FloorProduct> products = {};
-  std::vector<FloorProduct> in_f32 = {};  // whatever the run's precision is
-  // Sequences that pass attention of so many heads of a width, over all layers.
+  std::vector<FloorProduct> in_f32 = {};  // in f32 regardless of the run's precision
+  // The number of sequences that pass attention, by number of heads and head width, summed over layers.
   std::map<std::pair<Index, Index>, double> sequences = {};
 };
 
-/// Attention's products over one sequence, by blocks of 64 rows up to the diagonal: scores and values, and the four of their gradients.
+/// Attention's GEMMs over one sequence, in blocks of 64 rows up to the diagonal: scores and values, and the four of their gradients.
 std::vector<FloorProduct> attention_products(const ScoresCost& scores, Index length) {
   constexpr Index kBlock = 64;
   std::vector<FloorProduct> products;
@@ -33,7 +33,7 @@ std::vector<FloorProduct> attention_products(const ScoresCost& scores, Index len
       const Index rows = std::min(kBlock, length - first);
       const Index seen = first + rows;
       for (int i = 0; i < 2; ++i) {
-        products.push_back({rows, seen, scores.width});  // scores; the gradient of what the softmax gave
+        products.push_back({rows, seen, scores.width});  // scores; the gradient of the softmax's output
         products.push_back({rows, scores.width, seen});  // values; the gradient of queries
         products.push_back({seen, scores.width, rows});  // the gradients of keys and of values
       }
@@ -42,7 +42,7 @@ std::vector<FloorProduct> attention_products(const ScoresCost& scores, Index len
   return products;
 }
 
-/// Rows of this rank's experts in one micro-step, from the last step's counts.
+/// Rows of this rank's experts per micro-batch, from the last step's counts.
 std::vector<Index> local_rows(const Mesh& mesh, const RunConfig& config, const std::vector<Index>& counts, int expert_ranks) {
   const auto local = static_cast<Index>(counts.size()) / expert_ranks;
   const Index first = mesh.coordinate(Axis::expert) * local;

@@ -16,7 +16,7 @@ namespace {
 using nlohmann::json;
 using Model = RunConfig::Model;
 
-/// Of a model that is of no family.
+/// The model_type of a model that belongs to no family.
 constexpr const char* kOwnType = "switchyard";
 
 void read_precision(const ConfigFile& file, RunConfig& config) {
@@ -40,7 +40,7 @@ json own_model(const Model& model) {
   return parse_json(text);
 }
 
-/// The family that a resolved model is exactly of, or null.
+/// The family that a resolved model belongs to exactly, or null.
 const Family* family_of(const std::vector<Family>& table, const Model& model) {
   const auto found = std::find_if(table.begin(), table.end(), [&](const Family& family) { return family.matches(model); });
   return found == table.end() ? nullptr : &*found;

@@ -17,7 +17,7 @@ struct HuggingFaceConfig {
 };
 
 /// Reads FOLDER/config.json: the settings of transformers 4 (rope_theta, torch_dtype) and 5 (rope_parameters, dtype), of the families in
-/// parallel/families. Throws InputError of one sentence with all that is not supported.
+/// parallel/families. Throws InputError with one sentence that lists everything that is not supported.
 HuggingFaceConfig read_hugging_face_config(const std::string& folder);
 
 /// config.json of a resolved configuration: of the family that it is exactly one of, else of model_type `switchyard`, which no other
@@ -26,9 +26,9 @@ std::string hugging_face_config(const RunConfig& resolved, DType weights, std::i
 /// generation_config.json beside it.
 std::string hugging_face_generation_config(std::int32_t end_of_text);
 
-/// The names of tensors in a family's files; ours where there is no such family.
+/// The names of tensors in a family's files; our names if there is no such family.
 NameTable names_of_family(const std::string& model_type);
-/// The names that a resolved configuration's checkpoints are written with: those of the family that hugging_face_config says.
+/// The tensor names in checkpoints of a resolved configuration: those of the family that hugging_face_config names.
 NameTable names_of_model(const RunConfig& resolved);
 
 /// Whether a file's tensor that no parameter asked for may be passed over: buffers that old files hold, and the output of a tied model.

@@ -56,14 +56,14 @@ class ModelFiles {
     }
   }
 
-  /// Where a tensor of ours is in the files; empty `tensor` when it is missing.
+  /// The location of one of our tensors in the files; `tensor` is empty if it is missing.
   StoredPart find(const std::string& name) const {
     for (StoredPart& place : names_.places(name)) {
       if (where_.contains(place.tensor)) return place;
     }
     return {};
   }
-  /// The name that it should have there.
+  /// The name that the tensor should have in the files.
   std::string stored_name(const std::string& name) const { return names_.stored(name); }
   const SafetensorsEntry& entry(const std::string& tensor) { return files_.open(where_.at(tensor)).entry(tensor); }
   void read(const StoredPart& place, const Tensor& out) {

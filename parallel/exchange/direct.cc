@@ -21,11 +21,11 @@ YARD_COLLECTIVE kCombine{"combine"};
 YARD_COLLECTIVE kDispatchBackward{"dispatch.backward"};
 YARD_COLLECTIVE kCombineBackward{"combine.backward"};
 
-/// One all-to-all per chunk among the ranks of an expert group: every row goes straight to the owner of its expert. In a group of one rank
-/// nothing is sent and rows are only sorted.
+/// One all-to-all per chunk among the ranks of an expert group: every row is sent directly to the owner of its expert. In a group of one
+/// rank, rows are only sorted.
 class DirectExchange final : public Exchange {
  public:
-  /// Rank r of the group owns experts [r * local, (r + 1) * local), exchanged in `chunks` sets of consecutive ones.
+  /// Rank r of the group owns experts [r * local, (r + 1) * local), exchanged in `chunks` sets of consecutive experts.
   DirectExchange(Communicator& group, Index experts, Index chunks, int layer);
   std::unique_ptr<ExchangePlan> plan(Context&, const Routing&, Index tokens) override;
   Dispatched dispatch(Context&, Direction, ExchangePlan&, Index chunk, const Tensor& x, const Tensor& weight, const Tensor& key) override;
@@ -40,32 +40,32 @@ class DirectExchange final : public Exchange {
   int layer_;
 };
 
-/// An uninitialised tensor of `rows` rows like those of another.
+/// An uninitialised tensor of `rows` rows, with the row width and dtype of `like`.
 Tensor rows_like(Stream& stream, const Tensor& like, Index rows) {
   std::array<Index, 2> extents = {rows, like.shape().rank() > 1 ? like.cols() : 0};
   return {stream, Shape(std::span<const Index>(extents.data(), static_cast<std::size_t>(like.shape().rank()))), like.dtype()};
 }
 
-/// Slots are in token order; rows leave in the order of by_expert, sorted by expert and therefore by owner; rows arrive grouped by local
-/// expert, and within an expert by source rank, which is global token order.
+/// Slots are in token order. Leaving rows (sent by dispatch) are in the order of by_expert: sorted by expert and therefore by owner.
+/// Arriving rows are grouped by local expert, and within an expert by source rank, which is global token order.
 class DirectExchange::Plan final : public ExchangePlan {
  public:
   ops::Grouped by_expert;  // slots of each expert; unused ones come last
   ops::Grouped by_token;   // slots of each token
   Tensor sorted_token;     // (S) i32: the token of each slot in the order of by_expert
-  Tensor position;         // (S) i32: the leaving row of each slot, -1 for unused ones; known after the counts
+  Tensor position;         // (S) i32: the leaving row of each slot, -1 for unused slots; known once the counts are
 
-  // Counts are differences of neighbours in by_expert.offsets. Ranks exchange the entries that bound the experts of each rank:
+  // Counts are differences of consecutive by_expert.offsets. Each rank sends every rank the offsets that delimit that rank's experts:
   Tensor arriving_offsets;  // (ranks * (local + 1)) i32
   Work offsets_exchanged;
   bool counted = false;
   std::vector<Index> leaving;         // (experts) rows that this rank sends to each expert
   std::vector<Index> arriving;        // (ranks x local) rows that arrive from each rank for each local expert
-  std::vector<Index> rows_of_expert;  // (local) sums of these
-  std::vector<Index> first_leaving;   // (experts + 1) where the rows of each expert start among the leaving ones
-  std::vector<Index> chunk_first;     // (chunks + 1) local experts
+  std::vector<Index> rows_of_expert;  // (local) sums of `arriving` over ranks
+  std::vector<Index> first_leaving;   // (experts + 1) the first leaving row of each expert
+  std::vector<Index> chunk_first;     // (chunks + 1) the first local expert of each chunk
 
-  // The direction in progress: what dispatch gathered, until all chunks have been sent, and what return_rows receives, until combine.
+  // The direction in progress: rows that dispatch gathered, until all chunks are sent, and rows that return_rows receives, until combine.
   Tensor gathered_from, gathered_rows, gathered_weight, gathered_key;
   Index undispatched = 0;
   Tensor returned_rows, returned_scalar;
@@ -149,7 +149,7 @@ std::vector<Index> differences(std::span<const std::int32_t> offsets) {
   return result;
 }
 
-/// Brings the counts to the host: the layer's one host wait.
+/// Copies the counts to the host: the layer's one host wait.
 void DirectExchange::wait_for_counts(Context& context, Plan& plan) const {
   if (plan.counted) return;
   const Span span(context.profiler, kPlan);

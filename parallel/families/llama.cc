@@ -26,7 +26,7 @@ void write(const RunConfig& /*config*/, nlohmann::json& file) {
 
 }  // namespace
 
-/// Llama (Touvron et al. 2023, arXiv 2302.13971): dense. Our names of tensors are its names.
+/// Llama (Touvron et al. 2023, arXiv 2302.13971): dense. Our tensor names are Llama's.
 Family llama_family() {
   Family family;
   family.model_type = "llama";

@@ -28,7 +28,7 @@ void write(const RunConfig& config, nlohmann::json& file) {
 
 }  // namespace
 
-/// Mixtral (Jiang et al. 2024, arXiv 2401.04088). Our names of tensors are its names.
+/// Mixtral (Jiang et al. 2024, arXiv 2401.04088). Our tensor names are Mixtral's.
 Family mixtral_family() {
   Family family;
   family.model_type = "mixtral";

@@ -33,8 +33,7 @@ void write(const RunConfig& config, nlohmann::json& file) {
 
 }  // namespace
 
-/// OLMoE (Muennighoff et al. 2024, arXiv 2409.02060): RMSNorm over all heads of queries and keys, weights of experts as the softmax gave
-/// them.
+/// OLMoE (Muennighoff et al. 2024, arXiv 2409.02060): RMSNorm over all heads of queries and keys; router weights are not renormalised.
 Family olmoe_family() {
   Family family;
   family.model_type = "olmoe";

@@ -473,7 +473,7 @@ inline void contract_records(Communicator& comm) {
   EXPECT_EQ(received, 12);
 }
 
-/// Peers without bytes have no entry, and each end counts what the other one does.
+/// Peers without bytes have no entry, and both ends count the same bytes.
 inline void contract_peer_bytes_are_sparse(Communicator& comm) {
   Bench b;
   const auto send = counts_from(comm, comm.rank(), 3);
@@ -495,8 +495,8 @@ inline void contract_peer_bytes_are_sparse(Communicator& comm) {
   EXPECT_EQ(records[0].peers.size(), entries);
 }
 
-/// Three tensors of different dtypes in one operation, over several runs per pair of ranks that arrive in another order than they left,
-/// with gaps in both; one record with the bytes of all three.
+/// Three tensors of different dtypes in one operation, over several runs per pair of ranks that are received in a different order from the
+/// one in which they are sent, with gaps in both; one record with the bytes of all three.
 inline void contract_parts_and_runs(Communicator& comm) {
   Bench b;
   const int n = comm.size();
@@ -558,7 +558,7 @@ inline void contract_parts_and_runs(Communicator& comm) {
   }
 }
 
-/// A work is done once every rank has posted it, whether or not anybody has waited; `then` and `all` follow theirs.
+/// A work is done once every rank has posted it, whether or not any rank has waited; `then` and `all` are done when their works are.
 inline void contract_done(Communicator& comm) {
   Bench b;
   const Tensor x = contract_tensor(b.stream, {100}, DType::f32, comm.rank());

@@ -19,7 +19,7 @@ std::uint64_t post(EventLog& log, int group, Index rows = 0) {
   record.bytes_within = 8 * rows;
   return log.post(std::move(record));
 }
-/// From posting to a record that nothing changes any more.
+/// From posting to a final record.
 void finish(EventLog& log, std::uint64_t id) {
   log.complete(id, Clock::now());
   log.close(id, 0.25);

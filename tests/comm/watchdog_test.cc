@@ -214,7 +214,7 @@ TEST(Watchdog, FollowsTheRunDirectoryAndExitsWhenAbortDoesNot) {
   EXPECT_THAT(text, HasSubstr("layer.0.combine (all_to_all number 1 on world): no rank is missing, so the transfer itself hangs"));
 }
 
-/// An overlapped collective that no rank waits for hangs as well: on a GPU the host has gone on long ago.
+/// An overlapped collective that no rank waits for can hang as well: on a GPU the host does not block on it.
 TEST(Watchdog, CountsFromPostingToCompletion) {
   Watched watched(2, 0.3);
   EXPECT_THROW(watched.run([&](Communicator& comm) {
@@ -234,7 +234,7 @@ TEST(Watchdog, CountsFromPostingToCompletion) {
                                              "(it waits in no collective)"));
 }
 
-/// A rank that computes for ever has posted a collective that all ranks have entered: it is the missing one, not the transfer.
+/// A rank that computes forever has posted a collective that all ranks have entered: it is the missing one, not the transfer.
 TEST(Watchdog, NamesARankThatHasReportedButWaitsInNoCollective) {
   Watched watched(2, 0.3);
   EXPECT_THROW(watched.run([&](Communicator& comm) {

@@ -1,4 +1,4 @@
-// What a training step's collectives are recorded and reported as.
+// How a training step's collectives are recorded and reported.
 
 #include <omp.h>
 
@@ -81,7 +81,7 @@ TEST(Collectives, ARecomputedForwardReusesItsPlan) {
   EXPECT_EQ(full.norms.all, without.norms.all);
 }
 
-/// Every number of chunks gives the same bits in a whole step.
+/// A whole step is bitwise identical for every number of chunks.
 TEST(Collectives, ChunksChangeNoBit) {
   StepReport one;
   StepReport two;

@@ -21,8 +21,8 @@ RunConfig with(const std::string& text) {
 
 double flops(const RunConfig& config, Index length) { return costs_of(config).training_flops_per_token(length); }
 
-/// Multiply-adds of one token, every matmul written out, twice for the operations and three times for forward and both gradients. A row in
-/// a causal sequence meets half of the sequence on average.
+/// Multiply-adds of one token, every matmul written out, twice for the operations and three times for forward and both gradients. A row of
+/// a causal sequence attends to half of the sequence on average.
 double listed(const RunConfig& config, double length) {
   const auto d = [](Index value) { return static_cast<double>(value); };
   const auto& m = config.model();
@@ -66,7 +66,8 @@ TEST(Costs, ATiedOutputIdleExpertsAndRecomputationChangeNoFlops) {
   EXPECT_DOUBLE_EQ(flops(with("model { tied_output: true experts: 64 recompute: full }"), 64), expected);
 }
 
-/// What a forward pass leaves allocated, beside what the modules say that they save. Sizes are such that the allocator rounds none up.
+/// The memory that a forward pass leaves allocated, compared with what the modules report. Sizes are chosen so that the allocator does not
+/// round up.
 struct Kept {
   double measured = 0, expected = 0;
 };
@@ -111,7 +112,7 @@ TEST(Costs, SavedBytesAreWhatTheTapeHolds) {
       const Kept kept = kept_by(text, compute);
       EXPECT_NEAR(kept.measured, kept.expected, 0.005 * kept.measured) << text << " " << name_of(compute);
     }
-    // In f32 the router's copy of the row is the row that the shared experts keep too: one of the two is counted and not there.
+    // In f32 the router and the shared experts keep the same row, which is counted twice but allocated once.
     for (const char* text : {"model { shared_experts: 1 }", "model { shared_experts: 1 shared_gate: true }"}) {
       const Kept kept = kept_by(text, compute);
       const double twice = compute == DType::bf16 ? 0 : 3 * 512 * 64 * 4 * (std::string(text).find("gate") == std::string::npos ? 1 : 2);

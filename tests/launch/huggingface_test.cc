@@ -101,7 +101,7 @@ void expect_gradients(Rig& rig, const Fixture& fixture, const std::string& prefi
   }
 }
 
-/// How near a family comes: the first ones have the bound of whole models, later ones that of single layers.
+/// The relative error that a family's fixture may have.
 double bound_of(const std::string& fixture) { return fixture.starts_with("olmoe") ? 1e-5 : 1e-4; }
 
 class Transformers : public testing::TestWithParam<const char*> {};

@@ -124,7 +124,7 @@ TEST(ParameterCount, SpreadsOnlyTheRoutedExpertsOverRanks) {
   EXPECT_EQ(costs.replicated_parameters(), 1605636096);
 }
 
-/// Kimi K2's shape: a model tree without memory is quick to make, however many experts it names.
+/// Kimi K2's shape: a module tree without memory is quick to build, however many experts it has.
 TEST(ParameterCount, OfALargeModelTakesNoMemory) {
   const RunConfig config = resolve(parse_config("model { vocabulary: 163840 width: 7168 layers: 61 heads: 64 kv_heads: 64 head_width: 192 "
                                                 "experts: 384 top_k: 8 hidden: 2048 first_dense_layers: 1 dense_hidden: 18432 "

@@ -14,7 +14,7 @@
 
 namespace yard::test {
 
-/// What every exchange promises, on any group of ranks; run by all of its ranks.
+/// The contract of every exchange, on any group of ranks; run by all of its ranks.
 class ExchangeContract {
  public:
   using Make = std::function<std::unique_ptr<Exchange>(Communicator&, Index experts, Index chunks)>;

@@ -180,7 +180,7 @@ class Copying final : public Router {
   Parameter constant_ = Parameter::vector("constant", 6, Init::ones());
 };
 
-/// What a layer's log is told.
+/// Records what a layer logs.
 class Recorded final : public RoutingLog {
  public:
   void record(const Context&, Index moe_layer, const Routing& routing) override {

@@ -27,7 +27,7 @@ class TrainerRig {
   Mesh& mesh() noexcept { return *mesh_; }
   RankRuntime& runtime() noexcept { return rank_.runtime; }
   const RunConfig& config() const noexcept { return config_; }  // resolved
-  /// What a step is logged as. Collective.
+  /// The metrics that a step is logged with. Collective.
   StepMetrics metrics(const StepReport& report) { return step_metrics(rank_.runtime, config_, 1, report); }
   /// The values of the parameters that this rank holds, by their logical names.
   std::map<std::string, std::vector<double>> values();

@@ -11,7 +11,7 @@
 
 namespace yard::test {
 
-/// A router that stands alone, made from its entry of the table as a model makes it, with memory for what it reports.
+/// A standalone router, constructed from its entry of the table like a model's, with memory for its reports.
 class RouterRig {
  public:
   /// `fields`: of model.router, as text; `sequences`: of the batches that it will see.
@@ -27,12 +27,12 @@ class RouterRig {
   }
   Router& operator*() noexcept { return *router_; }
   Router* operator->() noexcept { return router_.get(); }
-  /// For a layer or a decorator that wants to own the router, which reports here still.
+  /// Releases the router to a layer or decorator; its reports stay here.
   std::unique_ptr<Router> take() { return std::move(router_); }
 
   /// Starts the reports from zero.
   void clear() { reports.bind(Tensor::zeros(cpu(), {reports.size()}, DType::f64)); }
-  /// What has been reported since.
+  /// The reports since then.
   RoutingSummary reported() const { return reports.summary(reports.values().values<double>(), 1); }
   /// A scalar's sums and weights, one after the other; empty where the router does not report it.
   std::vector<double> scalar(const std::string& name) const {

@@ -1,5 +1,5 @@
-// DeepSeek-V3 (arXiv 2412.19437, section 2.1.2): sigmoid scores; a selection bias, which no gradient reaches and which moves towards
-// balance once per global batch; experts in groups, of which a token may use the best ones; weights from the scores without the bias.
+// DeepSeek-V3 (arXiv 2412.19437, section 2.1.2): sigmoid scores; a selection bias that gets no gradient and moves towards balance once per
+// global batch; groups of experts, of which a token may use only the best; weights from the unbiased scores.
 
 #include <optional>
 
@@ -70,7 +70,7 @@ class SigmoidTopK final : public Router {
     const auto saved = tape.pop<Saved>();
     const Tensor dscores = ops::choice_scores_backward(stream, dweight.reshaped(saved.weight.shape()), saved.scores, saved.expert,
                                                        saved.weight, normalize_, scale_);
-    const auto probability = ops::normalize_rows(stream, saved.scores);  // what DeepSeek's balance loss takes as such
+    const auto probability = ops::normalize_rows(stream, saved.scores);  // the probabilities of DeepSeek's balance loss
     const Tensor coefficients = balance_.backward(context, probability.q, saved.loss_counts);
     if (coefficients.defined()) ops::add_normalized_gradient(stream, probability, context.tokens.ids, coefficients, dscores);
     const Tensor dlogits = ops::sigmoid_backward(stream, dscores, saved.scores);
@@ -98,7 +98,7 @@ class SigmoidTopK final : public Router {
     cost.parameters = gate_.parameter().shape.elements();
     cost.matmuls = {gate_.matmul("")};
     cost.state_bytes = static_cast<Index>(bias_.value.bytes());
-    // The row in f32, scores, and logits for the z-loss; choices and weights, and once more choices where some are dropped.
+    // The row in f32, the scores, and the logits for the z-loss; choices and weights; with a capacity, the choices a second time.
     cost.saved_bytes_per_token = 4 * (static_cast<double>(place_.width + (z_ ? 2 : 1) * place_.experts) + (capacity_.drops() ? 3 : 2) * k);
     return cost;
   }

@@ -1,5 +1,5 @@
-// Softmax over all experts in f32, then the k best: Mixtral, Grok-1 and OLMoE; with k = 1, no normalisation and a capacity, Switch (Fedus,
-// Zoph and Shazeer 2021).
+// Softmax over all experts in f32, then the k largest probabilities: Mixtral, Grok-1 and OLMoE; with k = 1, no normalisation and a
+// capacity, Switch (Fedus, Zoph and Shazeer 2021).
 
 #include "core/nn/routing/balance_loss.h"
 #include "core/nn/routing/capacity.h"
@@ -71,7 +71,7 @@ class SoftmaxTopK final : public Router {
     cost.slots_per_token = k;
     cost.parameters = gate_.parameter().shape.elements();
     cost.matmuls = {gate_.matmul("")};
-    // The row and the probabilities in f32, their log-sum-exp; choices and weights, and once more choices where some are dropped.
+    // The row and the probabilities in f32, and the log-sum-exp; choices and weights; with a capacity, the choices a second time.
     cost.saved_bytes_per_token = 4 * (static_cast<double>(place_.width + place_.experts) + 1 + (capacity_.drops() ? 3 : 2) * k);
     return cost;
   }
@@ -84,8 +84,8 @@ class SoftmaxTopK final : public Router {
     Tensor weight;
   };
   RouterPlace place_;
-  bool normalize_;  // divide the weights of a token by their sum (Mixtral)
-  float scale_;     // of the weights
+  bool normalize_;  // whether a token's weights are divided by their sum (Mixtral)
+  float scale_;     // multiplies the weights
   Linear gate_;
   Jitter jitter_;
   Capacity capacity_;

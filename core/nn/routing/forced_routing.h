@@ -6,8 +6,8 @@
 
 namespace yard {
 
-/// A router whose choices are forced to a known load, for experiments about speed: each expert in turn, or expert 0 as the first choice
-/// with probability `skew` and the rest in turn. Weights and gradients stay the inner router's, taken at the forced choices.
+/// A router whose choices are forced to a known load, for performance experiments: experts in round-robin order, or expert 0 as the first
+/// choice with probability `skew` and the rest round-robin. Weights and gradients are the inner router's, at the forced choices.
 class ForcedRouting final : public Router, private ChoiceOverride {
  public:
   ForcedRouting(std::unique_ptr<Router> inner, float skew) : inner_(std::move(inner)), skew_(skew) {}

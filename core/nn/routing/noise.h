@@ -6,10 +6,10 @@
 
 namespace yard {
 
-/// The key of a layer's noise in this step; draws are keyed beside it by the row's number everywhere (semantics, section 6).
+/// The key of a layer's noise in this step; draws are also keyed by the row's global number (semantics, section 6).
 std::uint64_t noise_key(const Context&, const RouterPlace&, std::string_view what);
 
-/// In training, the router's copy of x times U(1 - epsilon, 1 + epsilon) (Switch; Fedus, Zoph and Shazeer 2021).
+/// Multiplies the router's copy of x by U(1 - epsilon, 1 + epsilon) in training (Switch; Fedus, Zoph and Shazeer 2021).
 class Jitter {
  public:
   Jitter(const RouterPlace& place, float epsilon) : layer_(place), epsilon_(epsilon) {}

@@ -13,7 +13,7 @@ namespace yard {
 
 class RoutingReports;
 
-/// The values of one name that a router reports; `values` is where it adds them, in f64.
+/// One named quantity that a router reports. The router adds to `values()`, f64.
 class Reported {
  public:
   Reported() = default;
@@ -28,17 +28,20 @@ class Reported {
   Index first_ = 0, count_ = 0;
 };
 
-/// What the router of one MoE layer reports, by names that it declares when it is made. Every rank declares the same in the same order.
+/// The quantities that the router of one MoE layer reports. It declares them by name when it is constructed, on every rank the same in the
+/// same order.
 class RouterReport {
  public:
   RouterReport(RoutingReports& all, Index moe_layer) : all_(&all), moe_layer_(moe_layer) {}
-  /// A mean: `parts` sums, then their `parts` weights. Ranks, micro-batches and layers are added before the division.
+  /// A weighted mean in `parts` parts: `parts` sums, then `parts` weights. Both are summed over ranks, micro-batches and layers before the
+  /// division.
   Reported scalar(std::string_view name, Index parts = 1);
-  /// An auxiliary loss at coefficient 1, (1): this rank's part of a micro-batch's loss. Logged as the mean over layers and micro-batches.
+  /// An auxiliary loss at coefficient 1, one value: this rank's part of a micro-batch's loss. Logged as the mean over layers and
+  /// micro-batches.
   Reported loss(std::string_view name);
-  /// A value for each expert, summed over ranks and micro-batches.
+  /// One value per expert, summed over ranks and micro-batches.
   Reported per_expert(std::string_view name, Index experts);
-  /// A value for each expert that every rank holds alike, such as a bias; written once a step.
+  /// One value per expert that is equal on all ranks, such as a bias; written once per step.
   Reported per_expert_replicated(std::string_view name, Index experts);
 
  private:
@@ -51,12 +54,12 @@ struct ReportedMean {
   std::vector<double> sums, weights;
   void add(const ReportedMean& other);
   double weight() const;
-  /// Over all parts; 0 where nothing has been counted.
+  /// The mean over all parts; 0 if their weight is 0.
   double mean() const;
   std::vector<double> parts() const;
 };
 
-/// A step's reports, over all ranks.
+/// The reports of one step, over all ranks.
 struct RoutingSummary {
   struct Layer {
     std::map<std::string, double> losses;
@@ -64,13 +67,13 @@ struct RoutingSummary {
     std::map<std::string, std::vector<double>> per_expert;
   };
   std::map<std::string, double> losses;         // means over the layers that have them
-  std::map<std::string, ReportedMean> scalars;  // of all layers together
-  std::vector<Layer> layers;                    // of each MoE layer
-  /// A loss by its name; 0 where no layer reports it.
+  std::map<std::string, ReportedMean> scalars;  // over all layers
+  std::vector<Layer> layers;                    // one per MoE layer
+  /// The loss of that name; 0 if no layer reports it.
   double loss(const std::string& name) const;
 };
 
-/// The reports of all MoE layers of a model. Their values lie in one f64 tensor, so that a step copies and reduces them once.
+/// The reports of all MoE layers of a model. Their values are in one f64 tensor, which is copied and reduced once per step.
 class RoutingReports {
  public:
   RoutingReports() = default;
@@ -78,18 +81,18 @@ class RoutingReports {
   RoutingReports& operator=(const RoutingReports&) = delete;
   ~RoutingReports() = default;
 
-  /// The report of the next MoE layer; valid as long as this.
+  /// Adds the report of the next MoE layer. The reference is valid as long as this object.
   RouterReport& add_layer();
   Index layers() const noexcept { return static_cast<Index>(layers_.size()); }
-  /// Number of values, once all routers have been made.
+  /// Number of values; final once all routers have been constructed.
   Index size() const noexcept { return size_; }
-  /// Where the values are, (size) f64; cleared by its owner at the start of a step.
+  /// Sets the memory of the values, (size) f64; its owner clears it at the start of a step. Throws Error for another size or dtype.
   void bind(Tensor values);
   const Tensor& values() const;
 
-  /// Zeroes what only one rank may add to the sum over ranks.                                           values: a rank's, on the host
+  /// Zeroes replicated values except on one rank, the keeper, so that a sum over ranks counts them once.  values: this rank's, on the host
   void keep_one_copy(std::span<double> values, bool keeper) const;
-  /// values: summed over ranks.
+  /// The summary of values that have been summed over ranks. `micros`: micro-batches per step.
   RoutingSummary summary(std::span<const double> values, Index micros) const;
 
  private:

@@ -11,14 +11,14 @@
 
 namespace yard {
 
-/// What a router's rules may depend on beside its own settings.
+/// What a router's rules may depend on besides its own settings.
 struct RouterFacts {
   Index experts = 1, top_k = 1;
-  Index sequences = 1;  // that a rank holds in a micro-batch
+  Index sequences = 1;  // sequences per rank and micro-batch
   LossSettings losses;
 };
 
-/// What a router is made from.
+/// The arguments from which a router is constructed.
 struct RouterParts {
   RouterPlace place;
   const Settings& settings;  // model.router, after `rules`
@@ -30,9 +30,9 @@ struct RouterParts {
 /// A kind of router, as its file describes it.
 struct RouterKind {
   std::string_view name;
-  /// The fields of model.router that it uses, beside `kind`. Any other that is given is rejected.
+  /// The fields of model.router that it uses, besides `kind`. Any other field that is set to a value other than its default is rejected.
   std::vector<std::string_view> fields;
-  /// Fills defaults that depend on other fields and throws InputError for values that cannot be. Changes nothing the second time.
+  /// Fills defaults that depend on other fields and throws InputError for invalid values. Idempotent.
   std::function<void(Settings&, const RouterFacts&)> rules;
   std::function<std::unique_ptr<Router>(const RouterParts&)> make;
 };

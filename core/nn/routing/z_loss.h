@@ -8,7 +8,7 @@ namespace yard {
 class ZLoss {
  public:
   ZLoss(const RouterPlace& place, RouterReport& report) : z_(place.losses.z), loss_(report.loss("z")) {}
-  /// Reports the loss at coefficient 1 and returns the factor of the squares in this rank's gradient.       log_sum_exp: (N) f32
+  /// Reports the loss at coefficient 1 and returns the coefficient of log_sum_exp^2 in this rank's loss.     log_sum_exp: (N) f32
   float backward(Context&, const Tensor& log_sum_exp) const;
 
  private:

@@ -8,7 +8,7 @@
 
 namespace yard {
 
-/// A key of config.json and the field of `model` that it is; `ours` may be a field of `model.router`, "router.jitter".
+/// A key of config.json and the field of `model` that it corresponds to; `ours` may be a field of `model.router`, such as "router.jitter".
 struct ConfigKey {
   const char* theirs;
   const char* ours;
@@ -16,7 +16,7 @@ struct ConfigKey {
   bool required = false;
 };
 
-/// A config.json that is being read.
+/// A config.json while it is read.
 class ConfigFile {
  public:
   ConfigFile(nlohmann::json content, std::string path) : content_(std::move(content)), path_(std::move(path)) {}
@@ -25,14 +25,14 @@ class ConfigFile {
   nlohmann::json value(const char* key) const { return content_.contains(key) ? content_[key] : nlohmann::json(); }
   const std::string& path() const noexcept { return path_; }
 
-  /// Notes that the file asks for something that is not supported: "clip_qkv is 8 (queries are not clipped)".
+  /// Records that the file requires something that is not supported: "clip_qkv is 8 (queries are not clipped)".
   void reject(const std::string& problem) { problems_.push_back(problem); }
   /// Rejects a key whose value is neither missing nor null nor `only`: "KEY is VALUE (WHY)".
   void reject_unless(const char* key, const nlohmann::json& only, const std::string& why);
-  /// Throws InputError of one sentence with everything that was rejected.
+  /// Throws InputError with one sentence that lists everything rejected, if anything was.
   void check_supported() const;
 
-  /// Sets the key's field where the file has the key. Throws InputError when it is of another type, or missing and required.
+  /// Sets the key's field if the file has the key. Throws InputError if the value has another type, or if a required key is missing.
   void read(const ConfigKey&, RunConfig::Model&) const;
 
  private:
@@ -44,10 +44,10 @@ class ConfigFile {
 /// The value of the key's field, for writing.
 nlohmann::json value_for(const ConfigKey&, const RunConfig::Model&);
 
-/// Keys that all families have.
+/// Keys common to all families.
 std::vector<ConfigKey> common_keys();
 
-// What several families reject, read or write alike.
+// Rules that several families share.
 
 void reject_other_activations(ConfigFile&);
 void reject_scaled_positions(ConfigFile&);
@@ -58,8 +58,8 @@ void read_rotary_base(const ConfigFile&, RunConfig::Model&);
 void read_balance(const ConfigFile&, RunConfig&);
 void write_balance(const RunConfig&, nlohmann::json&);
 
-/// losses.balance from router_aux_loss_coef and back: the two formulas agree at perfect balance (semantics, section 7), where ours, summed
-/// over the MoE layers, is their number, and transformers', pooled, is top_k.
+/// Convert between losses.balance and router_aux_loss_coef such that both formulas agree at perfect balance (semantics, section 7): there
+/// our loss, summed over MoE layers, is the number of MoE layers, and that of transformers, pooled over layers, is top_k.
 double balance_from_hugging_face(double coefficient, std::int64_t moe_layers, std::int64_t top_k);
 double balance_to_hugging_face(double balance, std::int64_t moe_layers, std::int64_t top_k);
 

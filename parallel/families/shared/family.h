@@ -10,18 +10,18 @@
 
 namespace yard {
 
-/// A family of Hugging Face models: everything that its file in parallel/families says of it.
+/// A family of Hugging Face models, as its file in parallel/families describes it.
 struct Family {
   std::string_view model_type, architecture;
   NameTable names;
-  std::vector<ConfigKey> keys;  // beside common_keys()
-  /// Whether a resolved model is exactly of this family, so that its checkpoints are written as such.
+  std::vector<ConfigKey> keys;  // besides common_keys()
+  /// Whether a resolved model belongs exactly to this family, so that its checkpoints are written as such.
   bool (*matches)(const RunConfig::Model&) = nullptr;
-  /// Notes what a config.json asks for and is not supported.
+  /// Rejects what a config.json requires and is not supported.
   void (*reject)(ConfigFile&) = nullptr;
-  /// After the keys: the family's defaults for what the file leaves out, and what no key says.
+  /// Called after the keys have been read: sets the family's defaults for missing keys, and fields that correspond to no key.
   void (*read)(const ConfigFile&, RunConfig&) = nullptr;
-  /// What belongs into config.json beside the keys.
+  /// Adds the entries of config.json besides the keys.
   void (*write)(const RunConfig&, nlohmann::json&) = nullptr;
 };
 
@@ -30,9 +30,9 @@ std::vector<Family> family_table();
 /// The family of that model_type, or null.
 const Family* find_family(const std::vector<Family>&, std::string_view model_type);
 
-/// Attention and feed-forwards as Llama has them, but for norms of queries and keys.
+/// Whether attention and feed-forwards are those of Llama, except for norms of queries and keys.
 bool is_plain(const RunConfig::Model&, RunConfig::QkNorm::Value = RunConfig::QkNorm::none);
-/// Mixture-of-Experts layers only, routed by softmax_top_k, without shared experts or anything after them.
+/// Whether all layers are Mixture-of-Experts layers, routed by softmax_top_k, without shared experts or dense_after.
 bool is_plain_mixture(const RunConfig::Model&);
 
 }  // namespace yard

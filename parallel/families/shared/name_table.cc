@@ -3,7 +3,7 @@
 namespace yard {
 namespace {
 
-/// A name with its layer's and expert's numbers taken out.
+/// A name whose layer and expert numbers are replaced by {l} and {e}.
 struct Pattern {
   std::string text;
   Index layer = -1, expert = -1;

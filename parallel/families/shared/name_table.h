@@ -7,22 +7,22 @@
 
 namespace yard {
 
-/// Where the values of one of our tensors are in a file: in item `item` of the first axis of `tensor` (-1: in all of it), as part `part` of
-/// `parts` equal ones.
+/// The location of one of our tensors in a file: entry `item` of the first axis of `tensor` (-1: the whole tensor), and of that the part
+/// `part` of `parts` equal parts.
 struct StoredPart {
   std::string tensor;
   Index item = -1, part = 0, parts = 1;
 };
 
-/// A family's names of tensors beside ours, for reading and writing. In both, {l} and {e} stand for the layer's and the expert's number.
-/// A tensor that no row matches has the same name in both.
+/// Maps our tensor names to a family's, for reading and writing. {l} and {e} stand for the numbers of the layer and the expert. A tensor
+/// that no row matches has the same name in both.
 class NameTable {
  public:
   struct Row {
     const char* ours;
     const char* theirs;
   };
-  /// A further place where files may have a tensor: all experts of a layer as one tensor, for instance. Read only.
+  /// An alternative location of a tensor, for instance in one tensor of all experts of a layer. For reading only.
   struct Alternative {
     const char* ours;
     const char* theirs;
@@ -33,9 +33,9 @@ class NameTable {
   explicit NameTable(std::vector<Row> rows, std::vector<Alternative> alternatives = {})
       : rows_(std::move(rows)), alternatives_(std::move(alternatives)) {}
 
-  /// The name in the family's files, which is also the one written.
+  /// The name in the family's files, for writing.
   std::string stored(const std::string& ours) const;
-  /// Every place where a file may have the tensor, the one that is written first.
+  /// Every location where a file may have the tensor; the first is where it is written.
   std::vector<StoredPart> places(const std::string& ours) const;
 
  private:

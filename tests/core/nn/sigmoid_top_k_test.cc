@@ -86,7 +86,8 @@ struct Loop {
   S balance = 0.0, z = 0.0;
 };
 
-/// The experts that a token may use: those of the groups whose two largest biased scores sum to most, the first of equal groups in front.
+/// The experts that a token may use: those of the groups with the largest sums of their two largest biased scores; of equal groups, the
+/// lower one.
 std::vector<std::size_t> allowed(const std::vector<double>& biased, const Case& c) {
   const std::size_t each = biased.size() / static_cast<std::size_t>(c.groups);
   std::vector<std::pair<double, std::size_t>> groups;
