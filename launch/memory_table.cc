@@ -33,9 +33,9 @@ MemoryEstimate estimate_memory(const ModelCosts& costs, const RunConfig& config,
       static_cast<double>(config.data().global_batch() * config.data().length()) / static_cast<double>(config.data().accumulate()) / ranks;
 
   MemoryEstimate memory;
-  memory.weights = (dense + experts) * b + static_cast<double>(costs.state_bytes());
-  // Laid out once a step: the transpose in f32, in bf16 the forward direction, the other one in passing; where the processor does not
-  // multiply bf16, both as f32. The embedding of an untied model is only looked up.
+  memory.weights = (dense + experts) * b;
+  // Packed once per step: in f32 the transpose; in bf16 the forward direction, while the other is packed on the fly; without bf16
+  // instructions, both as f32. The embedding of an untied model is only looked up.
   const double multiplied = dense + experts - static_cast<double>(costs.has_output_matrix() ? costs.parameters(ModelPart::embedding) : 0);
   memory.packed = multiplied * (b == 2 && !has_fast_bf16() ? 8 : b);
   const auto shares = [](double values, double replicas) { return replicas > 1 ? values / replicas : 0; };

@@ -265,6 +265,7 @@ TEST(RouterTable, ItsCostIsInTheMemoryTable) {
   EXPECT_DOUBLE_EQ(softmax.saved_bytes_per_token(4) - by_id.saved_bytes_per_token(4), 2 * 4 * (12 + 4 + 1));
   const MemoryEstimate memory = estimate_memory(by_id, other, DType::f32);
   EXPECT_EQ(memory.state, 2 * 4 * (20 + 4)) << "a table and a state in two layers";
+  EXPECT_EQ(memory.weights, 4 * static_cast<double>(by_id.parameters())) << "state is not counted among the weights";
   EXPECT_EQ(estimate_memory(softmax, plain, DType::f32).state, 0);
   EXPECT_DOUBLE_EQ(memory.activations, 4 * 10 * by_id.saved_bytes_per_token(4));
   EXPECT_NE(memory_table(by_id, other, DType::f32, 0).find(" + state 0.0 MB"), std::string::npos);
