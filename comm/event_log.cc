@@ -34,7 +34,7 @@ CollectiveState CollectiveRecord::state() const noexcept {
 
 namespace {
 
-bool incomplete(const CollectiveRecord& record) { return !record.completed && !record.abandoned; }
+bool is_incomplete(const CollectiveRecord& record) { return !record.completed && !record.abandoned; }
 
 }  // namespace
 
@@ -68,7 +68,7 @@ void EventLog::trim() {
   while (entries_.size() > capacity_) {
     Entry& oldest = entries_.front();
     const bool unreported = reports_ && !oldest.reported && !oldest.record.abandoned;
-    if (incomplete(oldest.record) || unreported) overdue_.emplace(oldest.record.id, std::move(oldest));
+    if (is_incomplete(oldest.record) || unreported) overdue_.emplace(oldest.record.id, std::move(oldest));
     entries_.pop_front();
   }
 }
@@ -105,7 +105,7 @@ void EventLog::close(std::uint64_t id, double waiting_seconds) {
 void EventLog::complete(std::uint64_t id, Clock::time_point at) {
   const std::lock_guard lock(mutex_);
   Entry* entry = find(id);
-  if (entry == nullptr || !incomplete(entry->record)) return;
+  if (entry == nullptr || !is_incomplete(entry->record)) return;
   entry->record.completed = at;
   if (!reports_) overdue_.erase(id);
 }
@@ -114,7 +114,7 @@ void EventLog::abandon(std::uint64_t id) {
   std::erase_if(tracked_, [&](const auto& tracked) { return tracked.first == id; });
   const std::lock_guard lock(mutex_);
   Entry* entry = find(id);
-  if (entry == nullptr || !incomplete(entry->record)) return;
+  if (entry == nullptr || !is_incomplete(entry->record)) return;
   entry->record.abandoned = true;
   overdue_.erase(id);
 }
@@ -142,17 +142,16 @@ std::vector<CollectiveRecord> EventLog::records() const {
   return result;
 }
 
-std::optional<CollectiveRecord> EventLog::oldest_incomplete() const {
+std::vector<CollectiveRecord> EventLog::incomplete() const {
   const std::lock_guard lock(mutex_);
-  const CollectiveRecord* chosen = nullptr;
-  const auto consider = [&](const CollectiveRecord& record) {
-    if (!incomplete(record)) return;
-    const bool waited = record.wait.has_value();
-    if (chosen == nullptr || (waited && !chosen->wait) || (waited && *record.wait < *chosen->wait)) chosen = &record;
-  };
-  for (const auto& [id, entry] : overdue_) consider(entry.record);
-  for (const Entry& entry : entries_) consider(entry.record);
-  return chosen == nullptr ? std::nullopt : std::optional(*chosen);
+  std::vector<CollectiveRecord> result;
+  for (const auto& [id, entry] : overdue_) {
+    if (is_incomplete(entry.record)) result.push_back(entry.record);
+  }
+  for (const Entry& entry : entries_) {
+    if (is_incomplete(entry.record)) result.push_back(entry.record);
+  }
+  return result;
 }
 
 void EventLog::start_reports() {

@@ -98,8 +98,8 @@ class EventLog {
   std::vector<Group> groups() const;
   /// The records that are kept, oldest first.
   std::vector<CollectiveRecord> records() const;
-  /// The oldest incomplete record, if any. Records that this rank waits for come before all others.
-  std::optional<CollectiveRecord> oldest_incomplete() const;
+  /// The records that are posted but not complete, oldest first.
+  std::vector<CollectiveRecord> incomplete() const;
 
   /// From now on every record is kept until take_completed has returned it.
   void start_reports();

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -85,38 +86,54 @@ class Watchdog::Impl {
     return !changed_.wait_for(lock, stop, std::chrono::duration<double>(seconds), [&] { return stop.stop_requested(); });
   }
   bool still_incomplete(const CollectiveRecord& record) const {
-    const auto now = log_.oldest_incomplete();
-    return now && now->id == record.id;
+    const auto now = log_.incomplete();
+    return std::any_of(now.begin(), now.end(), [&](const CollectiveRecord& each) { return each.id == record.id; });
+  }
+
+  /// The record to report of those that have been incomplete for longer than `limit`, `since` on the watchdog's clock: one that this rank
+  /// waits for, else the oldest.
+  static std::optional<CollectiveRecord> overdue(const std::vector<CollectiveRecord>& incomplete,
+                                                 const std::map<std::uint64_t, double>& since, double running, double limit) {
+    std::optional<CollectiveRecord> chosen;
+    for (const CollectiveRecord& record : incomplete) {
+      if (running - since.at(record.id) <= limit) continue;
+      if (!chosen || (record.wait && !chosen->wait)) chosen = record;
+    }
+    return chosen;
   }
 
   void watch(const std::stop_token& stop) {
     const double tick = std::clamp(options_.seconds / 10, 0.01, 0.2);
     const double short_wait = std::min(options_.seconds / 2, 1.0);
     auto last = Clock::now();
-    std::optional<CollectiveRecord> watched;
-    bool reported = false;
-    double pending = 0;  // a tick that took longer than a second counts as one tick: the process was suspended
+    double running = 0;                     // the watchdog's clock, which stands still while the process is suspended
+    std::map<std::uint64_t, double> since;  // when each incomplete collective was posted, on that clock
+    std::optional<CollectiveRecord> reported;
     while (sleep(stop, tick)) {
       const auto now = Clock::now();
       const double since_last = seconds_between(std::exchange(last, now), now);
-      const double passed = since_last > 1 ? tick : since_last;
-      const auto current = log_.oldest_incomplete();
-      if (!current || !watched || current->id != watched->id) {
-        if (reported) remove(watchdog_file(folder(), options_.rank));
-        reported = false;
-        pending = current ? std::min(seconds_between(current->posted, now), passed) : 0;
-        watched = current;
-        if (!current) continue;
-      } else {
-        pending += passed;
+      const double passed = since_last > 1 ? tick : since_last;  // a tick that took longer than a second: the process was suspended
+      running += passed;
+      const auto incomplete = log_.incomplete();
+      std::map<std::uint64_t, double> known;
+      for (const CollectiveRecord& record : incomplete) {
+        const auto before = since.find(record.id);
+        known[record.id] = before != since.end() ? before->second : running - std::min(seconds_between(record.posted, now), passed);
       }
-      if (pending > options_.seconds) {
-        if (judge(stop, *current)) return;
-        watched.reset();
+      since = std::move(known);
+      if (reported && !since.contains(reported->id)) {
+        remove(watchdog_file(folder(), options_.rank));
+        reported.reset();
+      }
+      if (const auto late = overdue(incomplete, since, running, options_.seconds)) {
+        if (judge(stop, *late)) return;
+        since.clear();
+        reported.reset();
         last = Clock::now();
-      } else if (!reported && pending > short_wait && std::filesystem::exists(alarm_file(folder()))) {
-        reported = true;
-        write_watchdog_file(folder(), options_.rank, watchdog_report(log_, *current, options_.rank, options_.job, false));
+      } else if (const auto pending = overdue(incomplete, since, running, short_wait);
+                 pending && !reported && std::filesystem::exists(alarm_file(folder()))) {
+        reported = pending;
+        write_watchdog_file(folder(), options_.rank, watchdog_report(log_, *pending, options_.rank, options_.job, false));
       }
     }
   }

@@ -51,12 +51,12 @@ TEST(EventLog, KeepsIncompleteRecordsWhateverTheirAge) {
   ASSERT_EQ(log.records().size(), 4U);
   EXPECT_EQ(log.records()[0].rows, 100);
   EXPECT_EQ(log.records()[1].rows, 101);
-  EXPECT_EQ(log.oldest_incomplete()->rows, 100);
+  EXPECT_EQ(log.incomplete().front().rows, 100);
   finish(log, oldest);
-  EXPECT_EQ(log.oldest_incomplete()->rows, 101);
+  EXPECT_EQ(log.incomplete().front().rows, 101);
   log.abandon(older);
   EXPECT_EQ(log.records().size(), 2U);
-  EXPECT_FALSE(log.oldest_incomplete().has_value());
+  EXPECT_TRUE(log.incomplete().empty());
 }
 
 TEST(EventLog, CountsEveryGroupByItself) {
@@ -75,29 +75,29 @@ TEST(EventLog, CountsEveryGroupByItself) {
   EXPECT_EQ(groups[static_cast<std::size_t>(again)].sequence, 0U);
 }
 
-/// A collective counts as incomplete from posting to completion, whether or not the rank waits for it; one that it waits for comes first.
-TEST(EventLog, FindsTheOldestIncompleteCollective) {
+/// A collective is incomplete from posting to completion, whether or not the rank waits for it, and after the wait has returned.
+TEST(EventLog, ListsIncompleteCollectives) {
   EventLog log;
   const int group = log.open("world", kMembers);
   const auto first = post(log, group, 1);
   const auto second = post(log, group, 2);
   const auto third = post(log, group, 3);
-  EXPECT_EQ(log.oldest_incomplete()->rows, 1);
   log.wait(third);
-  std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  log.wait(second);
-  EXPECT_EQ(log.oldest_incomplete()->rows, 3);
-  EXPECT_EQ(log.oldest_incomplete()->state(), CollectiveState::waiting);
-  log.close(third, 0.1);  // its wait has returned, as on a GPU, but the operation is not complete
-  EXPECT_EQ(log.oldest_incomplete()->rows, 3);
+  log.close(third, 0.1);  // as on a GPU: the wait has returned, but the operation is not complete
+  const auto rows = [&] {
+    std::vector<Index> result;
+    for (const CollectiveRecord& record : log.incomplete()) result.push_back(record.rows);
+    return result;
+  };
+  EXPECT_EQ(rows(), (std::vector<Index>{1, 2, 3}));
+  EXPECT_EQ(log.incomplete().back().state(), CollectiveState::waiting);
   log.complete(third, Clock::now());
-  EXPECT_EQ(log.oldest_incomplete()->rows, 2);
   log.abandon(second);
-  EXPECT_EQ(log.oldest_incomplete()->rows, 1);
+  EXPECT_EQ(rows(), std::vector<Index>{1});
   log.complete(second, Clock::now());
   EXPECT_EQ(log.records()[1].state(), CollectiveState::abandoned) << "an abandoned collective stays so";
   finish(log, first);
-  EXPECT_FALSE(log.oldest_incomplete().has_value());
+  EXPECT_EQ(rows(), std::vector<Index>());
 }
 
 /// Every record is reported once, when it is complete and closed, however many there are.
@@ -172,7 +172,7 @@ TEST(EventLog, IsSafeFromSeveralThreads) {
     const std::jthread reader([&](const std::stop_token& stop) {
       while (!stop.stop_requested()) {
         EXPECT_LE(log.records().size(), 12U);
-        (void)log.oldest_incomplete();
+        (void)log.incomplete();
       }
     });
     std::vector<std::jthread> writers;
@@ -187,7 +187,7 @@ TEST(EventLog, IsSafeFromSeveralThreads) {
     }
   }
   EXPECT_EQ(log.groups()[0].sequence, 6000U);
-  EXPECT_FALSE(log.oldest_incomplete().has_value());
+  EXPECT_TRUE(log.incomplete().empty());
 }
 
 /// What a communicator's public functions record.

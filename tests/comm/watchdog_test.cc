@@ -234,6 +234,28 @@ TEST(Watchdog, CountsFromPostingToCompletion) {
                                              "(it waits in no collective)"));
 }
 
+/// A collective that hangs is found although its rank goes through other collectives meanwhile.
+TEST(Watchdog, CountsEachCollectiveByItself) {
+  Watched watched(2, 0.5);
+  EXPECT_THROW(watched.run([&](Communicator& comm) {
+    Stream stream{Device{}};
+    const auto pair = comm.split(0, comm.rank(), "pair");
+    const Tensor x = Tensor::zeros(stream, {5});
+    Work never;
+    if (comm.rank() == 0) never = comm.all_reduce(stream, {"gradients", 4}, x);
+    const auto from = Clock::now();
+    while (watched.aborted() == 0 && seconds_between(from, Clock::now()) < 20) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      pair->barrier({"barrier"});
+    }
+    fail("rank 1 never enters");
+  }),
+               Error);
+  watched.stop();
+  EXPECT_GE(watched.aborted(), 1);
+  EXPECT_THAT(watched.last_line(), HasSubstr("for the completion of layer.4.gradients (all_reduce number 2 on world): rank 1 is missing"));
+}
+
 /// A rank that computes forever has posted a collective that all ranks have entered: it is the missing one, not the transfer.
 TEST(Watchdog, NamesARankThatHasReportedButWaitsInNoCollective) {
   Watched watched(2, 0.3);
