@@ -226,7 +226,9 @@ Work Communicator::all_to_all(Stream& stream, Label label, std::span<const AllTo
   }
   check(total(receive) <= parts.front().out.length(), "all_to_all on ", name(), " is to receive ", total(receive),
         " rows into a tensor of ", parts.front().out.length(), ": runs overlap");
-  const auto [leaving, arriving] = local_runs(send, receive, rank());
+  const auto own = local_runs(send, receive, rank());
+  const std::vector<RowRun>& leaving = own.first;
+  const std::vector<RowRun>& arriving = own.second;
   check(std::ranges::equal(leaving, arriving, {}, &RowRun::rows, &RowRun::rows), "all_to_all on ", name(), ": rank ", rank(),
         " sends itself ", total(leaving), " rows in ", leaving.size(), " runs but expects ", total(arriving), " in ", arriving.size(),
         ", or runs of other lengths");

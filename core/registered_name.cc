@@ -4,12 +4,12 @@
 
 // The linker defines these for sections whose names are identifiers; weak, because a program may define no name.
 extern "C" {
-// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,modernize-avoid-c-arrays)
+// NOLINTBEGIN(readability-identifier-naming,bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,modernize-avoid-c-arrays)
 [[gnu::weak]] extern const yard::RegisteredName __start_yard_phases[];
 [[gnu::weak]] extern const yard::RegisteredName __stop_yard_phases[];
 [[gnu::weak]] extern const yard::RegisteredName __start_yard_collectives[];
 [[gnu::weak]] extern const yard::RegisteredName __stop_yard_collectives[];
-// NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,modernize-avoid-c-arrays)
+// NOLINTEND(readability-identifier-naming,bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,modernize-avoid-c-arrays)
 }
 
 namespace yard {
