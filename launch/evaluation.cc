@@ -19,12 +19,13 @@ double Evaluation::bits_per_byte() const noexcept { return bytes == 0 ? 0 : nats
 
 Evaluation evaluate(Stream& stream, Profiler& profiler, Mesh& mesh, Model& model, const Validation& data, const Tokenizer& tokenizer) {
   const Span span(profiler, kValidationPhase);
+  Profiler inside;  // its phases are not those of a training step
   const Tensor all_nats = Tensor::zeros(stream, {1}, DType::f64);
   double targets = 0;
   double bytes = 0;
   for (Index pass = 0; pass < data.passes(); ++pass) {
     const Tokens tokens = data.batch(stream, pass);
-    Context context{stream, profiler, tokens, Pass::evaluate};
+    Context context{stream, inside, tokens, Pass::evaluate};
     context.poll = [&mesh] { mesh.world().progress(); };
     Tape unused;
     const Tensor nats = model.transformer->nats(context, 0, unused);

@@ -20,6 +20,20 @@ YARD_COLLECTIVE kDispatch{"dispatch"};
 YARD_COLLECTIVE kCombine{"combine"};
 YARD_COLLECTIVE kDispatchBackward{"dispatch.backward"};
 YARD_COLLECTIVE kCombineBackward{"combine.backward"};
+YARD_COLLECTIVE kEvaluationCounts{"evaluation.counts"};
+YARD_COLLECTIVE kEvaluationDispatch{"evaluation.dispatch"};
+YARD_COLLECTIVE kEvaluationCombine{"evaluation.combine"};
+
+/// Validation between two training steps has kinds of its own, so that reports of steps do not mix them.
+std::string_view counts_kind(const Context& context) { return context.training() ? kCounts : kEvaluationCounts; }
+std::string_view dispatch_kind(const Context& context, Exchange::Direction direction) {
+  if (direction == Exchange::Direction::backward) return kDispatchBackward;
+  return context.training() ? kDispatch : kEvaluationDispatch;
+}
+std::string_view combine_kind(const Context& context, Exchange::Direction direction) {
+  if (direction == Exchange::Direction::backward) return kCombineBackward;
+  return context.training() ? kCombine : kEvaluationCombine;
+}
 
 /// One all-to-all per chunk among the ranks of an expert group: every row is sent directly to the owner of its expert. In a group of one
 /// rank, rows are only sorted.
@@ -136,7 +150,7 @@ std::unique_ptr<ExchangePlan> DirectExchange::plan(Context& context, const Routi
     }
     plan->arriving_offsets = Tensor(stream, {group_.size() * (local_ + 1)}, DType::i32);
     const AllToAllPart offsets{plan->by_expert.offsets, plan->arriving_offsets};
-    plan->offsets_exchanged = group_.all_to_all(stream, {kCounts, layer_}, {&offsets, 1}, send, receive);
+    plan->offsets_exchanged = group_.all_to_all(stream, {counts_kind(context), layer_}, {&offsets, 1}, send, receive);
   }
   plan->sorted_token = ops::gather_rows(stream, routing.token, plan->by_expert.order);
   plan->by_token = ops::group_by(stream, routing.token, tokens);
@@ -210,7 +224,7 @@ Dispatched DirectExchange::dispatch(Context& context, Direction direction, Excha
     send(plan.gathered_rows, result.rows);
     send(plan.gathered_weight, result.weight);
     send(plan.gathered_key, result.key);
-    const Label label{direction == Direction::forward ? kDispatch : kDispatchBackward, layer_};
+    const Label label{dispatch_kind(context, direction), layer_};
     result.work = group_.all_to_all(stream, label, parts, plan.leaving_runs(chunk), plan.arriving_runs(chunk));
   }
   if (--plan.undispatched == 0) plan.gathered_from = plan.gathered_rows = plan.gathered_weight = plan.gathered_key = Tensor();
@@ -231,7 +245,7 @@ Work DirectExchange::return_rows(Context& context, Direction direction, Exchange
   if (!plan.returned_scalar.defined() && scalar.defined()) plan.returned_scalar = rows_like(stream, scalar, plan.leaving_rows());
   std::vector<AllToAllPart> parts = {{rows, plan.returned_rows}};
   if (scalar.defined()) parts.push_back({scalar, plan.returned_scalar});
-  const Label label{direction == Direction::forward ? kCombine : kCombineBackward, layer_};
+  const Label label{combine_kind(context, direction), layer_};
   return group_.all_to_all(stream, label, parts, plan.arriving_runs(chunk), plan.leaving_runs(chunk));
 }
 

@@ -152,5 +152,27 @@ TEST(Collectives, UnregisteredNamesAreSummedUnderOther) {
   });
 }
 
+/// A validation between two steps changes neither the kinds nor the bytes nor the phases of the next step's report.
+TEST(Collectives, ValidationIsReportedByItself) {
+  const auto data = small_text(3000, 20);
+  run_local_world(2, [&](Communicator& world) {
+    omp_set_num_threads(1);
+    TrainerRig trainer(world, config_of(std::string(kConfig) + "}"), data, MeshShape{2, 1});
+    trainer->step();
+    const auto tokenizer = open_tokenizer("bytes");
+    const Validation validation(data, 10, 8, 2, 0, false, trainer.mesh().batch_shard(), trainer.mesh().batch_shards());
+    (void)trainer->validate(validation, *tokenizer);
+    const StepReport report = trainer->step();
+    std::map<std::string_view, int> calls;
+    for (const CollectiveRecord& record : report.collectives) ++calls[record.label.kind];
+    EXPECT_EQ(calls["dispatch"], 2 * 2) << "layers x micro-batches";
+    EXPECT_EQ(calls["combine"], 2 * 2);
+    EXPECT_EQ(calls["counts"], 2 * 2);
+    EXPECT_GT(calls["evaluation.dispatch"], 0);
+    EXPECT_EQ(calls["evaluation.dispatch"], calls["evaluation.counts"]);
+    EXPECT_GT(report.phases.at("validation"), 0);
+  });
+}
+
 }  // namespace
 }  // namespace yard
