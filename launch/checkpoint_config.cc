@@ -44,6 +44,9 @@ RunConfig with_initial_checkpoint(RunConfig given) {
   *config.mutable_model() = from.config.model();
   // Of the batch that it was trained with, not of the model.
   config.mutable_model()->mutable_router()->clear_group_sequences();
+  // The settings of one router mean nothing to another.
+  const auto& router = given.model().router();
+  if (router.has_kind() && router.kind() != config.model().router().kind()) config.mutable_model()->clear_router();
   config.mutable_model()->MergeFrom(given.model());
   if (!given.losses().has_balance() && from.config.losses().has_balance() && !fs::exists(fs::path(folder) / "state.json"))
     config.mutable_losses()->set_balance(from.config.losses().balance());
