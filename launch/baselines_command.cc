@@ -6,7 +6,7 @@
 #include <string>
 
 #include "core/data/ngram.h"
-#include "core/data/token_file.h"
+#include "core/data/token_scan.h"
 #include "core/data/tokenizer.h"
 #include "core/error.h"
 #include "core/io/json.h"
@@ -41,8 +41,15 @@ int baselines_command(int argc, const char* const* argv) {
   check_input(tokens >= 0, "--tokens is ", tokens, "; it must be 0 (all) or more");
   const TokenFormat format = token_format((*given)["format"].as<std::string>());
   const auto tokenizer = open_tokenizer((*given)["tokenizer"].as<std::string>());
-  const TokenStream train((*given)["train"].as<std::string>(), format, tokenizer->vocabulary());
-  const TokenStream validation((*given)["validation"].as<std::string>(), format, tokenizer->vocabulary());
+  const auto checked = [&](const std::string& files) {
+    TokenStream stream(files, format, tokenizer->vocabulary());
+    TokenScan scan;
+    scan_tokens(stream, 0, stream.length(), scan, [] { return false; });
+    check_vocabulary(stream, scan, tokenizer->vocabulary());
+    return stream;
+  };
+  const TokenStream train = checked((*given)["train"].as<std::string>());
+  const TokenStream validation = checked((*given)["validation"].as<std::string>());
   const Unigram unigram(train, tokenizer->vocabulary());
   const KneserNeyBigram bigram(train, tokenizer->vocabulary(), tokenizer->end_of_text());
   const TextCost one =

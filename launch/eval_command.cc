@@ -11,6 +11,7 @@
 #include "core/io/safetensors.h"
 #include "launch/command_line.h"
 #include "launch/commands.h"
+#include "launch/data_scan.h"
 #include "launch/evaluation.h"
 #include "launch/loaded_model.h"
 
@@ -42,14 +43,18 @@ std::shared_ptr<const TokenStream> stream_of(const Options& options, const Loade
 }
 
 void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& options) {
+  std::shared_ptr<const TokenStream> stream;
+  agree(runtime.control, [&] { stream = stream_of(options, loaded); });
+  const TokenScan scan = scan_with_status(runtime, *stream);
   std::unique_ptr<Validation> data;
   agree(runtime.control, [&] {
+    check_vocabulary(*stream, scan, loaded.config.model().vocabulary());
     const Index length = options.length > 0 ? options.length : loaded.config.data().length();
     check_input(length <= loaded.config.model().positions(), "--length ", length, " is beyond model.positions, ",
                 loaded.config.model().positions());
     const Index windows = options.windows > 0 ? options.windows : std::numeric_limits<Index>::max();  // all
-    data = std::make_unique<Validation>(stream_of(options, loaded), length, windows, options.batch, loaded.start,
-                                        loaded.config.data().document_mask(), loaded.mesh->batch_shard(), loaded.mesh->batch_shards());
+    data = std::make_unique<Validation>(stream, length, windows, options.batch, loaded.start, loaded.config.data().document_mask(),
+                                        loaded.mesh->batch_shard(), loaded.mesh->batch_shards());
   });
   const auto start = Clock::now();
   const Evaluation result = evaluate(runtime.stream(), runtime.profiler, *loaded.mesh, loaded.model, *data, *loaded.tokenizer);

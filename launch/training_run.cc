@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <functional>
 #include <iostream>
 
 #include "comm/agree.h"
@@ -16,6 +17,7 @@
 #include "launch/checkpoint_config.h"
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
+#include "launch/data_scan.h"
 #include "launch/environment.h"
 #include "launch/memory_table.h"
 #include "launch/metrics_log.h"
@@ -77,14 +79,17 @@ class Run {
     });
     start_watchdog(runtime_, config_.run().watchdog_seconds(), "");
     agree(runtime_.control, [&] {
-      tokenizer_ = open_tokenizer(config_.data().tokenizer());
-      check_input(tokenizer_->vocabulary() <= config_.model().vocabulary(), "model.vocabulary is ", config_.model().vocabulary(),
-                  " and data.tokenizer has ", tokenizer_->vocabulary(), " ids; set model.vocabulary=", tokenizer_->vocabulary());
       const TokenFormat format = token_format(RunConfig::Format::Value_Name(config_.data().format()));
       data_ = std::make_shared<TokenStream>(config_.data().train(), format, config_.model().vocabulary());
       if (!config_.data().validation().empty()) {
         validation_data_ = std::make_shared<TokenStream>(config_.data().validation(), format, config_.model().vocabulary());
       }
+    });
+    if (!options_.only_steps()) scan_data();
+    agree(runtime_.control, [&] {
+      tokenizer_ = open_tokenizer(config_.data().tokenizer());
+      check_input(tokenizer_->vocabulary() <= config_.model().vocabulary(), "model.vocabulary is ", config_.model().vocabulary(),
+                  " and data.tokenizer has ", tokenizer_->vocabulary(), " ids; set model.vocabulary=", tokenizer_->vocabulary());
     });
     if (options_.only_steps()) return;
     agree(runtime_.control, [&] {
@@ -111,6 +116,18 @@ class Run {
     });
     from_ = broadcast_text(runtime_.control, from_);
     for (const std::string& line : words) log_.line(line);
+  }
+
+  /// Checks every token id of the data against the vocabulary; what an earlier start of the run found is read from its directory.
+  void scan_data() {
+    if (runtime_.rank == 0 && !options_.run_dir.empty()) scans_ = ScanCache(options_.run_dir);
+    ScanProgress progress(log_);
+    train_scan_ = scan_on_ranks(runtime_, *data_, scans_, std::ref(progress));
+    if (validation_data_) validation_scan_ = scan_on_ranks(runtime_, *validation_data_, scans_, std::ref(progress));
+    agree(runtime_.control, [&] {
+      check_vocabulary(*data_, train_scan_, config_.model().vocabulary());
+      if (validation_data_) check_vocabulary(*validation_data_, validation_scan_, config_.model().vocabulary());
+    });
   }
 
   /// Whether the checkpoint to go on from has all steps already: then nothing is written, and this is said.
@@ -191,6 +208,7 @@ class Run {
       forget_metrics_after(run_dir_, trainer_->steps_done());
       AppendFile(run_dir_ + "/config.textproto.tmp").write(to_text(config_));
       fs::rename(run_dir_ + "/config.textproto.tmp", run_dir_ + "/config.textproto");
+      scans_.write(run_dir_);
       metrics_ = std::make_unique<MetricsLog>(run_dir_);
       events_ = std::make_unique<TensorBoardWriter>(run_dir_);
     });
@@ -302,6 +320,8 @@ class Run {
   RunConfig config_;
   std::unique_ptr<const Tokenizer> tokenizer_;
   std::shared_ptr<TokenStream> data_, validation_data_;
+  ScanCache scans_;                         // of rank 0
+  TokenScan train_scan_, validation_scan_;  // smallest and largest ids; equal on all ranks
   std::unique_ptr<Validation> validation_;
   std::string run_dir_;
   std::string from_;  // the checkpoint to go on from, or empty

@@ -119,16 +119,16 @@ void TokenStream::open(const std::string& path, TokenFormat format) {
              "a nanoGPT file must be announced with data.format: nanogpt");
 }
 
-std::size_t TokenStream::bytes_of(Width width) {
+std::size_t bytes_of(TokenWidth width) {
   switch (width) {
-    case Width::u8:
-    case Width::i8:
+    case TokenWidth::u8:
+    case TokenWidth::i8:
       return 1;
-    case Width::i16:
-    case Width::u16:
+    case TokenWidth::i16:
+    case TokenWidth::u16:
       return 2;
-    case Width::i32:
-    case Width::u32:
+    case TokenWidth::i32:
+    case TokenWidth::u32:
       return 4;
     default:
       return 8;
@@ -136,6 +136,7 @@ std::size_t TokenStream::bytes_of(Width width) {
 }
 
 std::size_t TokenStream::add(MappedFile file) {
+  identities_.push_back(file.identity());
   files_.push_back(std::move(file));
   return files_.size() - 1;
 }
@@ -154,6 +155,7 @@ void TokenStream::append(std::size_t file, std::uint64_t offset, Index count, Wi
 
 void TokenStream::open_megatron(const std::string& prefix) {
   const MappedFile index(prefix + ".idx");
+  identities_.push_back(index.identity());
   const std::size_t file = add(MappedFile(prefix + ".bin"));
   const char* path = index.path().c_str();
   const std::span<const std::byte> bytes = index.bytes();
@@ -250,7 +252,7 @@ void TokenStream::copy(Index first, std::span<std::int32_t> out) const {
     std::copy_n(ids_.begin() + first, count, out.begin());
     return;
   }
-  auto run = std::upper_bound(runs_.begin(), runs_.end(), first, [](Index at, const Run& r) { return at < r.first; }) - 1;
+  const Run* run = &run_at(first);
   for (Index done = 0; done < count; ++run) {
     const Index within = first + done - run->first;
     const std::span<std::int32_t> part =
@@ -288,6 +290,25 @@ void TokenStream::copy(Index first, std::span<std::int32_t> out) const {
     done += static_cast<Index>(part.size());
   }
 }
+
+const TokenStream::Run& TokenStream::run_at(Index position) const {
+  return *(std::upper_bound(runs_.begin(), runs_.end(), position, [](Index at, const Run& r) { return at < r.first; }) - 1);
+}
+
+TokenStream::Segment TokenStream::segment_at(Index position) const {
+  check(position >= 0 && position < length_, "token ", position, " is outside of ", name_, ", which has ", length_);
+  if (!ids_.empty()) {
+    const auto ids = std::span(ids_).subspan(static_cast<std::size_t>(position));
+    return {static_cast<Index>(ids.size()), Width::i32, std::as_bytes(ids), nullptr};
+  }
+  const Run& run = run_at(position);
+  const Index count = run.first + run.count - position;
+  const std::size_t width = bytes_of(run.width);
+  const std::uint64_t offset = run.offset + static_cast<std::size_t>(position - run.first) * width;
+  return {count, run.width, files_[run.file].bytes().subspan(offset, static_cast<std::size_t>(count) * width), &files_[run.file]};
+}
+
+const std::string& TokenStream::path_at(Index position) const { return ids_.empty() ? files_[run_at(position).file].path() : name_; }
 
 MegatronWriter::MegatronWriter(std::string prefix, Index vocabulary)
     : prefix_(std::move(prefix)), vocabulary_(vocabulary), narrow_(vocabulary < 65500), bin_(prefix_ + ".bin.tmp") {}

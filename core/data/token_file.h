@@ -19,8 +19,15 @@ enum class TokenFormat : std::uint8_t { automatic, megatron, llmc, nanogpt };
 /// "auto", "megatron", "llmc" or "nanogpt"; throws InputError for anything else.
 TokenFormat token_format(std::string_view name);
 
+/// How wide an id is in a file, and whether it has a sign.
+enum class TokenWidth : std::uint8_t { u8, i8, i16, u16, i32, u32, i64 };
+
+/// Bytes of an id.
+std::size_t bytes_of(TokenWidth width);
+
 /// The token ids of one or several files as one stream. Files are mapped, not read; ids are checked against the vocabulary when they are
-/// copied out. Throws InputError, naming the file, when one is missing, truncated, foreign or empty.
+/// copied out, and scan_tokens checks all of them at once. Throws InputError, naming the file, when one is missing, truncated, foreign or
+/// empty.
 class TokenStream {
  public:
   /// `files` is a Megatron prefix (PREFIX.bin and PREFIX.idx), a file, a pattern with '*' (llm.c's shards, in sorted order), or several of
@@ -39,15 +46,28 @@ class TokenStream {
   /// Where documents end (one past their last token), ascending; empty where the format does not say.
   std::span<const Index> document_ends() const noexcept { return document_ends_; }
 
+  /// Ids from `position` to the end of a contiguous part of a file, as they are stored there (not aligned).
+  struct Segment {
+    Index count;
+    TokenWidth width;
+    std::span<const std::byte> bytes;
+    const MappedFile* file;  // null where the ids are in memory
+  };
+  Segment segment_at(Index position) const;
+  /// The file that a token of the stream is stored in, or the stream's name.
+  const std::string& path_at(Index position) const;
+  /// Every file that was opened, indices too, as it was then.
+  const std::vector<FileIdentity>& identities() const noexcept { return identities_; }
+
  private:
-  enum class Width : std::uint8_t { u8, i8, i16, u16, i32, u32, i64 };
+  using Width = TokenWidth;
   struct Run {  // tokens that lie side by side in one file
     Index first, count;
     std::size_t file;
     std::uint64_t offset;  // bytes
     Width width;
   };
-  static std::size_t bytes_of(Width width);
+  const Run& run_at(Index position) const;
   void open(const std::string& path, TokenFormat format);
   void open_megatron(const std::string& prefix);
   void open_llmc(MappedFile file);
@@ -58,6 +78,7 @@ class TokenStream {
   std::string name_;
   Index vocabulary_ = 0, length_ = 0;
   std::vector<MappedFile> files_;
+  std::vector<FileIdentity> identities_;
   std::vector<std::int32_t> ids_;  // in memory, instead of files
   std::vector<Run> runs_;
   std::vector<Index> document_ends_;

@@ -12,6 +12,7 @@ using test::expect_sentence;
 using test::own_lines;
 using test::Program;
 using testing::HasSubstr;
+using testing::Not;
 namespace fs = std::filesystem;
 
 namespace {
@@ -77,20 +78,48 @@ void expect_goes_on(const Program& program, int ranks, const std::string& settin
   EXPECT_THAT(result.out, HasSubstr("goes on from r/checkpoints/step-"));
 }
 
-TEST(FailedRun, ATokenBeyondTheVocabularyIsToldByTheRankThatMetIt) {
+TEST(FailedRun, ATokenBeyondTheVocabularyIsFoundBeforeTheFirstStep) {
   const Program program;
-  plant_token(program, 8 * 32 + 5 * 32 + 3);  // step 2, sequence 5 of 8: the second of two ranks, the third of four
-  for (const int ranks : {2, 4}) {
-    const auto result =
-        program.run("train --config c --run-dir ranks-" + std::to_string(ranks) + " --set data.train=bad --set mesh.expert=2", ranks);
-    expect_sentence(result, 2, {"bad.bin holds id 300 at position 419", "vocabulary of 257"});
-    const auto lines = own_lines(result.err);
-    ASSERT_FALSE(lines.empty());
-    EXPECT_THAT(lines.back(), testing::StartsWith(ranks == 2 ? "rank 1: " : "rank 2: "));
-    EXPECT_THAT(result.out, HasSubstr("step 1/4"));
+  plant_token(program, 9999);  // the last one, which no step of this run takes
+  ASSERT_EQ(program.run("train --config c --run-dir r").code, 0);
+  for (const int ranks : {0, 2, 4}) {
+    SCOPED_TRACE(ranks);
+    const std::string mesh = ranks > 0 ? " --set mesh.expert=2" : "";
+    for (const std::string& setting : {std::string("data.train=bad"), std::string("data.validation=bad")}) {
+      const auto result = program.run("train --config c --run-dir r --resume never --set " + setting + mesh, ranks);
+      expect_sentence(result, 2, {"bad.bin holds id 300 at position 9999", "vocabulary of 257"});
+      EXPECT_THAT(result.out, Not(HasSubstr("step 1/4")));
+    }
   }
-  const auto alone = program.run("train --config c --run-dir r1 --set data.train=bad");
-  expect_sentence(alone, 2, {"bad.bin holds id 300 at position 419"});
+  EXPECT_TRUE(program.has("r/checkpoints/latest")) << "the earlier run stays where it is";
+  EXPECT_FALSE(program.has("r/earlier-1"));
+}
+
+/// Changes what data_scan.json says of the largest id, as nothing else would.
+void pretend_scanned(const Program& program, const std::string& largest) {
+  const std::string text = program.read("r/data_scan.json");
+  const std::string field = "\"largest\": ";
+  const std::size_t at = text.find(field) + field.size();
+  program.write("r/data_scan.json", text.substr(0, at) + largest + text.substr(text.find(',', at)));
+}
+
+TEST(FailedRun, AScanOfTheDataIsKeptInTheRunDirectoryUntilAFileChanges) {
+  const Program program;
+  const std::string train = "train --config c --run-dir r --set run.steps=";
+  ASSERT_EQ(program.run(train + "2").code, 0);
+  EXPECT_THAT(program.read("r/data_scan.json"), HasSubstr("text.bin"));
+  pretend_scanned(program, "299");
+  expect_sentence(program.run(train + "4"), 2, {"text.bin holds id 299", "vocabulary of 257"});
+  expect_sentence(program.run(train + "4 --set mesh.expert=2", 2), 2, {"text.bin holds id 299", "vocabulary of 257"});
+  fs::last_write_time(program / "text.bin", fs::last_write_time(program / "text.bin") + std::chrono::nanoseconds(1000));
+  EXPECT_EQ(program.run(train + "4").code, 0) << "a file that changed is scanned again";
+  int steps = 4;
+  for (const std::string damaged : {"", "{", "[]", "{\"scans\": [1]}", "{\"scans\": [{\"stream\": {}, \"largest\": \"x\"}]}"}) {
+    program.write("r/data_scan.json", damaged);
+    EXPECT_EQ(program.run(train + std::to_string(++steps)).code, 0) << damaged;
+    EXPECT_THAT(program.read("r/data_scan.json"), HasSubstr("text.bin")) << damaged;
+  }
+  EXPECT_FALSE(program.has("data_scan.json"));
 }
 
 TEST(FailedRun, ALossThatIsNoNumberStopsWithItsStepAndKeepsTheLastCheckpoint) {

@@ -68,8 +68,8 @@ TEST(RunAgain, ResumeNeverStartsAfreshAndLosesNothing) {
   EXPECT_THAT(again.out, HasSubstr("the earlier run in r is now in r/earlier-1"));
   const auto lines = program.read("r/metrics.jsonl");
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 2);
-  EXPECT_THAT(names_in(program / "r"),
-              ElementsAre("checkpoints", "config.textproto", "earlier-1", "events.out.tfevents.", "log.txt", "metrics.jsonl"));
+  EXPECT_THAT(names_in(program / "r"), ElementsAre("checkpoints", "config.textproto", "data_scan.json", "earlier-1", "events.out.tfevents.",
+                                                   "log.txt", "metrics.jsonl"));
   EXPECT_THAT(names_in(program / "r/checkpoints"), ElementsAre("latest", "step-00000002"));
   EXPECT_EQ(program.read("r/earlier-1/metrics.jsonl"), metrics);
   EXPECT_THAT(names_in(program / "r/earlier-1/checkpoints"), ElementsAre("latest", "step-00000002", "step-00000004", "step-00000006"));

@@ -163,7 +163,8 @@ TEST(ShortRun, BytesOfRealTextAreLearnedOnTwoRanks) {
   expect_ended(program.run("train --config c --run-dir r", 2));
   expect_learned(program, 257);
   expect_fields(metrics_of(program));
-  EXPECT_THAT(names_in(program / "r"), ElementsAre("checkpoints", "config.textproto", "events.out.tfevents.", "log.txt", "metrics.jsonl"));
+  EXPECT_THAT(names_in(program / "r"),
+              ElementsAre("checkpoints", "config.textproto", "data_scan.json", "events.out.tfevents.", "log.txt", "metrics.jsonl"));
   EXPECT_THAT(names_in(program / "r/checkpoints"), ElementsAre("latest", "step-00000050", "step-00000100"));
   EXPECT_EQ(program.read("r/checkpoints/latest"), "step-00000100\n");
   EXPECT_GT(fs::file_size(program / "r/log.txt"), 200U);
