@@ -1,7 +1,5 @@
 #include "core/data/token_file.h"
 
-#include <glob.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -9,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/data/token_names.h"
 #include "core/error.h"
 
 namespace yard {
@@ -30,28 +29,6 @@ T value_at(std::span<const std::byte> bytes, std::uint64_t offset) {
 bool exists(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::is_regular_file(path, ignored);
-}
-
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts;
-  std::size_t first = 0;
-  while (first <= text.size()) {
-    const std::size_t last = std::min(text.find(separator, first), text.size());
-    if (last > first) parts.push_back(text.substr(first, last - first));
-    first = last + 1;
-  }
-  return parts;
-}
-
-/// The files that a pattern matches, in sorted order; a name without '*' stands for itself.
-std::vector<std::string> expand(const std::string& pattern) {
-  if (pattern.find('*') == std::string::npos) return {pattern};
-  glob_t found{};
-  std::vector<std::string> paths;
-  if (::glob(pattern.c_str(), 0, nullptr, &found) == 0) paths.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
-  ::globfree(&found);
-  check_input(!paths.empty(), "no token file matches ", pattern);
-  return paths;
 }
 
 std::string without_suffix(const std::string& path, std::string_view suffix) {
@@ -91,14 +68,10 @@ TokenFormat token_format(std::string_view name) {
 }
 
 TokenStream::TokenStream(const std::string& files, TokenFormat format, Index vocabulary) : name_(files), vocabulary_(vocabulary) {
-  const std::vector<std::string> patterns = split(files, ',');
-  check_input(!patterns.empty(), "no token file is named");
-  for (const std::string& pattern : patterns) {
-    for (const std::string& path : expand(pattern)) {
-      const Index before = length_;
-      open(path, format);
-      check_input(length_ > before, "token file ", path, " holds no tokens");
-    }
+  for (const std::string& path : token_file_names(files)) {
+    const Index before = length_;
+    open(path, format);
+    check_input(length_ > before, "token file ", path, " holds no tokens");
   }
 }
 

@@ -30,8 +30,7 @@ std::size_t bytes_of(TokenWidth width);
 /// empty.
 class TokenStream {
  public:
-  /// `files` is a Megatron prefix (PREFIX.bin and PREFIX.idx), a file, a pattern with '*' (llm.c's shards, in sorted order), or several of
-  /// these with commas between them. Ids must be below `vocabulary`; 0 leaves them unchecked.
+  /// `files` names one or several files, as token_file_names takes them. Ids must be below `vocabulary`; 0 leaves them unchecked.
   explicit TokenStream(const std::string& files, TokenFormat format = TokenFormat::automatic, Index vocabulary = 0);
 
   /// Ids that are in memory already; `name` is what messages call them.
