@@ -211,7 +211,7 @@ Json normalizer_of(const PieceTable& table) {
     replace({{"Regex", "\\A +| +\\z"}}, "");
     replace({{"Regex", " {2,}"}}, " ");
   }
-  if (table.dummy_prefix) list.push_back({{"type", "Prepend"}, {"prepend", " "}});
+  if (table.dummy_prefix && table.prefix == PieceTable::Prefix::each) list.push_back({{"type", "Prepend"}, {"prepend", " "}});
   if (!table.byte_fallback) replace({{"String", "\xe2\x96\x81"}}, " ");
   if (list.empty()) return {};
   return {{"type", "Sequence"}, {"normalizers", std::move(list)}};
@@ -221,8 +221,16 @@ Json decoder_of(const PieceTable& table) {
   Json list = Json::array();
   if (table.byte_fallback) list.push_back({{"type", "ByteFallback"}});
   list.push_back({{"type", "Fuse"}});
-  if (table.dummy_prefix) list.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  if (table.dummy_prefix && table.prefix != PieceTable::Prefix::never)
+    list.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   return {{"type", "Sequence"}, {"decoders", std::move(list)}};
+}
+
+/// Puts a space before the first stretch of a text (unlike SentencePiece, not where it begins with one), or before none.
+Json prefix_step(const PieceTable& table, Vocabulary& vocabulary) {
+  const bool first = table.prefix == PieceTable::Prefix::first;
+  if (first) vocabulary.differ("on texts that begin with a space");
+  return {{"type", "Metaspace"}, {"replacement", " "}, {"prepend_scheme", first ? "first" : "never"}, {"split", false}};
 }
 
 Json added_tokens_of(const PieceTable& table, Vocabulary& vocabulary) {
@@ -230,6 +238,19 @@ Json added_tokens_of(const PieceTable& table, Vocabulary& vocabulary) {
   for (std::size_t id = 0; id < table.pieces.size(); ++id) {
     const PieceTable::Piece& piece = table.pieces[id];
     const bool special = piece.kind == Kind::control || piece.kind == Kind::unknown;
+    const auto added =
+        std::find_if(table.added.begin(), table.added.end(), [&](const auto& each) { return each.id == static_cast<std::int32_t>(id); });
+    if (added != table.added.end()) {
+      // Not special, since special tokens that are written out in a text stay text there.
+      list.push_back({{"id", id},
+                      {"content", vocabulary.names()[id]},
+                      {"single_word", false},
+                      {"lstrip", added->absorbs_left},
+                      {"rstrip", added->absorbs_right},
+                      {"normalized", false},
+                      {"special", false}});
+      continue;
+    }
     // One character that no merge takes part in needs no cutting out.
     const bool cut_out = piece.kind == Kind::user_defined && !table.unigram && characters_of(vocabulary.names()[id]).size() > 1;
     if (!special && !cut_out) continue;
@@ -255,6 +276,11 @@ HuggingFaceTokenizer hugging_face_tokenizer(const Tokenizer& tokenizer) {
   file["added_tokens"] = added_tokens_of(table, vocabulary);
   file["normalizer"] = normalizer_of(table);
   file["pre_tokenizer"] = table.unigram ? unigram_pre_tokenizer(table, vocabulary) : Json();
+  if (table.dummy_prefix && table.prefix != PieceTable::Prefix::each) {
+    Json steps = Json::array({prefix_step(table, vocabulary)});
+    if (!file["pre_tokenizer"].is_null()) steps.push_back(file["pre_tokenizer"]);
+    file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
+  }
   file["post_processor"] = nullptr;
   file["decoder"] = decoder_of(table);
   file["model"] = table.unigram ? unigram_model(table, vocabulary) : bpe_model(table, vocabulary);
@@ -268,6 +294,11 @@ HuggingFaceTokenizer hugging_face_tokenizer(const Tokenizer& tokenizer) {
   config["add_prefix_space"] = false;
   config["split_special_tokens"] = true;
   config["clean_up_tokenization_spaces"] = false;
+  for (const PieceTable::Added& added : table.added) {
+    config["added_tokens_decoder"][std::to_string(added.id)] = {
+        {"content", vocabulary.name(added.id)}, {"lstrip", added.absorbs_left}, {"normalized", false},
+        {"rstrip", added.absorbs_right},        {"single_word", false},         {"special", false}};
+  }
   return {file.dump(2) + "\n", config.dump(2) + "\n", vocabulary.differs()};
 }
 

@@ -145,6 +145,7 @@ SentencePiece::SentencePiece(const std::string& path) : path_(path) {
     Piece piece{replaced(name, kSpace, " "), entry.score(), kind_of(entry.type()), name.size()};
     check_input(names[piece.kind == Piece::Kind::other ? 1 : 0].insert(name).second, "tokenizer ", path, " is damaged: it has the piece '",
                 name, "' twice");
+    names_.push_back(name);
     surfaces_.push_back(piece.text);
     table_.pieces.push_back({piece.kind == Piece::Kind::other ? name : piece.text, entry.score(), table_kind_of(entry.type())});
     sheds_space_.push_back(piece.kind != Piece::Kind::other && piece.text[0] == ' ');
@@ -184,10 +185,10 @@ SentencePiece::SentencePiece(const std::string& path) : path_(path) {
   segmenter_ = model.trainer_spec().model_type() == sentencepiece::TrainerSpec::BPE ? make_bpe(pieces) : make_unigram(pieces);
 }
 
-void SentencePiece::encode(std::string_view text, std::vector<std::int32_t>& ids) const {
+void SentencePiece::encode(std::string_view text, std::vector<std::int32_t>& ids, bool prefix) const {
   std::string changed;
   if (remove_extra_whitespaces_) text = changed = without_extra_spaces(text);
-  if (dummy_prefix_ && !text.empty()) text = changed = ' ' + std::string(text);
+  if (dummy_prefix_ && prefix && !text.empty()) text = changed = ' ' + std::string(text);
   Ids sink(*this, ids);
   if (!byte_fallback_) {
     // Without byte pieces nothing is lossless anyway; what SentencePiece does is done.

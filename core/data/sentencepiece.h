@@ -22,13 +22,18 @@ class SentencePiece final : public Tokenizer {
   bool lossless() const noexcept override { return byte_fallback_ && !remove_extra_whitespaces_; }
   bool splits_at_newlines() const noexcept override { return splits_at_newlines_; }
   using Tokenizer::encode;
-  void encode(std::string_view text, std::vector<std::int32_t>& ids) const override;
+  void encode(std::string_view text, std::vector<std::int32_t>& ids) const override { encode(text, ids, true); }
+  /// The same; the space that the model may put before a text is only put where `prefix` is true.
+  void encode(std::string_view text, std::vector<std::int32_t>& ids, bool prefix) const;
   std::string_view bytes(std::int32_t previous, std::int32_t id) const override;
   const PieceTable& table() const noexcept override { return table_; }
+  /// A piece as the model's file has it.
+  const std::string& name(std::int32_t id) const { return names_[static_cast<std::size_t>(id)]; }
 
  private:
   class Ids;
   std::string path_;
+  std::vector<std::string> names_;     // as the file has them
   std::vector<std::string> surfaces_;  // what each id decodes to
   std::vector<bool> sheds_space_;      // may lose its first space at the start of a text
   std::array<std::int32_t, 256> byte_ids_{};

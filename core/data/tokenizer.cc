@@ -1,7 +1,10 @@
 #include "core/data/tokenizer.h"
 
 #include <array>
+#include <filesystem>
+#include <utility>
 
+#include "core/data/added_tokens.h"
 #include "core/data/sentencepiece.h"
 #include "core/error.h"
 
@@ -49,6 +52,7 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
   std::string text;
   std::int32_t previous = end_of_text();
   for (const std::int32_t id : ids) {
+    if (id < 0 || id >= vocabulary()) continue;
     text += bytes(previous, id);
     previous = id;
   }
@@ -60,7 +64,10 @@ std::unique_ptr<const Tokenizer> byte_tokenizer() { return std::make_unique<Byte
 std::unique_ptr<const Tokenizer> open_tokenizer(const std::string& name) {
   check_input(!name.empty(), "no tokenizer is named; it must be 'bytes' or the file of a SentencePiece model");
   if (name == "bytes") return byte_tokenizer();
-  return std::make_unique<SentencePiece>(name);
+  auto model = std::make_unique<const SentencePiece>(name);
+  TokenAdditions additions = read_token_additions(std::filesystem::absolute(name).parent_path().string(), *model);
+  if (additions.empty()) return model;
+  return std::make_unique<AddedTokens>(std::move(model), std::move(additions));
 }
 
 Index target_bytes(const Tokenizer& tokenizer, const Tensor& ids, const Tensor& targets) {

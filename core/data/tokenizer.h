@@ -20,12 +20,20 @@ struct PieceTable {
     Kind kind = Kind::normal;
     unsigned char byte = 0;  // of a byte piece
   };
+  /// Stretches of a text between added tokens: all of them, the first where no added token stands before it, or none.
+  enum class Prefix : std::uint8_t { each, first, never };
   bool unigram = false;                           // the cut with the best sum of scores; else byte-pair encoding by score
   bool byte_fallback = true;                      // a character without a piece becomes its bytes, else `unknown`
   bool dummy_prefix = false;                      // a space is put before a text
   bool remove_extra_whitespaces = false;          // spaces are dropped at both ends, and all but one of several in a row
   std::int32_t start_of_text = -1, unknown = -1;  // -1: there is none
   std::vector<Piece> pieces;                      // by id
+  struct Added {
+    std::int32_t id = -1;
+    bool absorbs_left = false, absorbs_right = false;  // spaces beside it are dropped
+  };
+  std::vector<Added> added;      // by id: user-defined pieces that cut a text into stretches before anything else happens to it
+  Prefix prefix = Prefix::each;  // which stretches dummy_prefix is for
 };
 
 /// Text to token ids and back. Lossless unless it says otherwise: decode(encode(x)) == x for every string of bytes, UTF-8 or not.
@@ -49,7 +57,7 @@ class Tokenizer {
   virtual const PieceTable& table() const noexcept = 0;
 
   std::vector<std::int32_t> encode(std::string_view text) const;
-  /// The text of the ids of one or several documents.
+  /// The text of the ids of one or several documents; ids outside of the vocabulary, which stand for no text, are skipped.
   std::string decode(std::span<const std::int32_t> ids) const;
 
  protected:
@@ -61,7 +69,8 @@ class Tokenizer {
 /// 257 ids: each byte is its own, and 256 ends a text.
 std::unique_ptr<const Tokenizer> byte_tokenizer();
 
-/// "bytes", or the file of a SentencePiece model (BPE or unigram, without normalisation rules). Throws InputError naming the file and what
+/// "bytes", or the file of a SentencePiece model (BPE or unigram, without normalisation rules), with the tokens that the files of a Hugging
+/// Face directory beside it add (core/data/added_tokens.h). Throws InputError naming the file and what
 /// it has that is not understood.
 std::unique_ptr<const Tokenizer> open_tokenizer(const std::string& name);
 

@@ -29,4 +29,15 @@ inline std::size_t utf8_prefix(std::string_view text) {
   return at;
 }
 
+/// Length of the last character of a text where its bytes are not all there yet, else 0: at most 3.
+inline std::size_t utf8_unfinished(std::string_view text) {
+  for (std::size_t back = 1; back <= 3 && back <= text.size(); ++back) {
+    const auto lead = static_cast<unsigned char>(text[text.size() - back]);
+    if ((lead & 0xc0U) == 0x80U) continue;
+    const std::size_t bytes = lead < 0xc2 || lead >= 0xf5 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    return bytes > back ? back : 0;
+  }
+  return 0;
+}
+
 }  // namespace yard

@@ -106,8 +106,7 @@ TEST(Tokenizer, BytesAreTheirOwnIds) {
   EXPECT_EQ(tokenizer->end_of_text(), 256);
   EXPECT_EQ(tokenizer->encode(std::string_view("a\0\xff", 3)), (std::vector<std::int32_t>{97, 0, 255}));
   EXPECT_EQ(tokenizer->decode(std::vector<std::int32_t>{97, 256, 0, 255}), std::string("a\0\xff", 3));
-  EXPECT_THROW((void)tokenizer->decode(std::vector<std::int32_t>{257}), Error);
-  EXPECT_THROW((void)tokenizer->decode(std::vector<std::int32_t>{-1}), Error);
+  EXPECT_THROW((void)tokenizer->bytes(0, 257), Error);
 }
 
 /// Every line, encoded by us and by the program spm_encode.
@@ -341,6 +340,24 @@ TEST(Tokenizer, TakesUnusedPiecesApart) {
   const std::vector<std::int32_t> ids = tokenizer->encode(joined(real_lines()));
   EXPECT_TRUE(std::none_of(ids.begin(), ids.end(), [](std::int32_t id) { return id >= 300 && id < 330; }));
   EXPECT_EQ(tokenizer->decode(ids), joined(real_lines()));
+}
+
+TEST(Tokenizer, DecodingSkipsIdsThatItDoesNotKnow) {
+  const auto tokenizer = open_tokenizer("bytes");
+  EXPECT_EQ(tokenizer->decode(std::vector<std::int32_t>{104, 350, 105, 257, -1, 2147483647}), "hi");
+  const auto pieces = open_tokenizer(model("bpe as llama"));
+  std::vector<std::int32_t> ids = pieces->encode("two words");
+  ids.insert(ids.begin(), static_cast<std::int32_t>(pieces->vocabulary()));
+  EXPECT_EQ(pieces->decode(ids), "two words") << "nor is such an id the start of a text";
+}
+
+TEST(Utf8, TheLastCharacterMayBeUnfinished) {
+  const std::string smile = "\xf0\x9f\x99\x82";
+  for (std::size_t bytes = 0; bytes <= 4; ++bytes) EXPECT_EQ(utf8_unfinished("a" + smile.substr(0, bytes)), bytes % 4) << bytes;
+  EXPECT_EQ(utf8_unfinished("\xc3"), 1U);
+  EXPECT_EQ(utf8_unfinished("\xe2\x80"), 2U);
+  for (const char* whole : {"", "a", "\xc3\xa9", "\x80", "\x80\x80\x80\x80", "a\x92", "\xff", "\xc0", "\xc3\xa9\x80"})
+    EXPECT_EQ(utf8_unfinished(whole), 0U) << whole;
 }
 
 }  // namespace
