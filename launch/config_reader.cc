@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "launch/config_fields.h"
+#include "launch/text_lines.h"
 
 namespace yard {
 
@@ -171,7 +172,8 @@ class Walker {
 }  // namespace
 
 RunConfig parse_config(const std::string& text, const std::string& name) {
-  Walker walker(text, name);
+  const std::string unmarked(without_byte_order_mark(text, name));
+  Walker walker(unmarked, name);
   walker.walk(*RunConfig::descriptor());
   FirstError error;
   pb::TextFormat::Parser parser;

@@ -240,4 +240,16 @@ TEST(Nearest, KnowsMisspellingsFromOtherWords) {
   EXPECT_EQ(nearest("width", words), "");
   EXPECT_EQ(nearest("", words), "");
 }
+
+TEST(ConfigReader, ReadsFilesOfOtherEditors) {
+  const std::string text = "# a comment\r\nrun { steps: 7 }\r\nmodel {\r\n  width: 64\r\n}\r\ndata { train: 'x' }\r\n";
+  for (const std::string& mark : {std::string(), std::string("\xef\xbb\xbf")}) {
+    const RunConfig config = parse_config(mark + text, "c");
+    EXPECT_EQ(config.run().steps(), 7);
+    EXPECT_EQ(config.model().width(), 64);
+    EXPECT_EQ(config.data().train(), "x");
+  }
+  EXPECT_THAT(refusal([] { (void)parse_config(std::string("\xff\xfe") + "r", "c"); }),
+              HasSubstr("c begins with the byte-order mark of UTF-16"));
+}
 }  // namespace

@@ -79,11 +79,86 @@ TEST(Tokenize, CutsDocuments) {
   put(text, first);
   put(second, "\n\nmore\n");
   EXPECT_EQ(documents("file"), (std::vector<std::string>{first, "\n\nmore\n"}));
-  EXPECT_EQ(documents("line"), (std::vector<std::string>{"one", "two\r", "three", "\r", "last \x92", "more"}));
-  EXPECT_EQ(documents("blank-line"), (std::vector<std::string>{"one\ntwo\r", "three", "last \x92", "more"}));
+  EXPECT_EQ(documents("line"), (std::vector<std::string>{"one", "two", "three", "last \x92", "more"}));
+  EXPECT_EQ(documents("blank-line"), (std::vector<std::string>{"one\ntwo", "three", "last \x92", "more"}));
   put(text, "{\"t\": \"a\\nb\\u00e9\", \"u\": 1}\n\n{\"t\": \"\"}\n");
   put(second, "{\"u\": 2, \"t\": \"c\"}");
   EXPECT_EQ(documents("jsonl:t"), (std::vector<std::string>{"a\nb\xc3\xa9", "c"}));
+}
+
+/// Files from Windows: CR LF, and a byte-order mark.
+TEST(Tokenize, ReadsTextAsPeopleHaveIt) {
+  const TemporaryFolder folder;
+  const std::string text = folder / "text";
+  const std::string prefix = folder / "out";
+  const auto bytes = byte_tokenizer();
+  const auto documents = [&](const char* kind, const std::string& contents) {
+    put(text, contents);
+    (void)output_of(tokenize_command,
+                    {"tokenize", "--text", text.c_str(), "--tokenizer", "bytes", "--out", prefix.c_str(), "--document", kind});
+    return documents_of(prefix, *bytes);
+  };
+  const std::string mark = "\xef\xbb\xbf";
+  using Texts = std::vector<std::string>;
+  EXPECT_EQ(documents("line", mark + "a\r\n\r\nb\rc\r\nd"), (Texts{"a", "b\rc", "d"})) << "a CR alone is text";
+  EXPECT_EQ(documents("line", "a\r\r\n" + mark + "b"), (Texts{"a\r", mark + "b"})) << "only the first mark is none of the text";
+  EXPECT_EQ(documents("blank-line", mark + "a\r\nb\r\n\r\n\r\nc\rd\r\ne\r\n"), (Texts{"a\nb", "c\rd\ne"}));
+  EXPECT_EQ(documents("jsonl:t", mark + "{\"t\": \"a\\r\\n\"}\r\n\r\n \t\r\n{\"t\": \"b\"}\r\n"), (Texts{"a\r\n", "b"}));
+  EXPECT_EQ(documents("jsonl:t", "{\"t\": \"a\\ud83d\\ude00\"}"), (Texts{"a\xf0\x9f\x98\x80"}));
+  EXPECT_EQ(documents("file", mark + "a\r\nb\r\n"), (Texts{mark + "a\r\nb\r\n"})) << "a file is taken byte for byte";
+  for (const std::string& wide : {std::string("\xff\xfe") + std::string("a\0", 2), std::string("\xfe\xff") + std::string("\0a", 2)}) {
+    for (const char* kind : {"line", "blank-line", "jsonl:t"}) {
+      put(text, wide);
+      expect_refused(tokenize_command,
+                     {"tokenize", "--text", text.c_str(), "--tokenizer", "bytes", "--out", prefix.c_str(), "--document", kind},
+                     text + " begins with the byte-order mark of UTF-16");
+    }
+    EXPECT_EQ(documents("file", wide), Texts{wide});
+  }
+}
+
+TEST(Tokenize, BadLinesAreNamedOrSkipped) {
+  const TemporaryFolder folder;
+  const std::string text = folder / "text";
+  const std::string prefix = folder / "out";
+  const std::vector<std::pair<std::string, std::string>> bad = {
+      {"{\"t\": \"x\", \"score\": NaN}", "is no JSON object: at column 22: "},
+      {"{\"t\": \"x\", \"score\": -Infinity}", "is no JSON object: at column 23: "},
+      {"{\"t\": \"\\ud800\"}", "surrogate"},
+      {"{\"t\": \"caf\xe9\"}", "byte 0xE9 at column 11 is not UTF-8"},
+      {"{\"t\": \"x\"", "is no JSON object: at column"},
+      {"{\"t\": \"x\"} {}", "is no JSON object: at column"},
+      {"{'t': 'x'}", "is no JSON object: at column 2"},
+      {"[\"t\"]", "it is of the type array"},
+      {"\"t\"", "it is of the type string"},
+      {"{\"u\": \"x\"}", "has no string 't'"},
+      {"{\"t\": null}", "has no string 't': it is of the type null"},
+      {"{\"t\": [\"x\"]}", "has no string 't': it is of the type array"},
+  };
+  std::string all = "{\"t\": \"a\"}\n";
+  for (const auto& [line, words] : bad) {
+    put(text, "{\"t\": \"a\"}\n\n" + line + "\n{\"t\": \"b\"}\n");
+    const std::vector<const char*> arguments = {"tokenize", "--text",       text.c_str(), "--tokenizer", "bytes",
+                                                "--out",    prefix.c_str(), "--document", "jsonl:t"};
+    expect_refused(tokenize_command, arguments, "line 3 of " + text);
+    expect_refused(tokenize_command, arguments, words);
+    all += line + "\n";
+  }
+  put(text, all + "{\"t\": \"b\"}");
+  testing::internal::CaptureStderr();
+  (void)output_of(tokenize_command, {"tokenize", "--text", text.c_str(), "--tokenizer", "bytes", "--out", prefix.c_str(), "--document",
+                                     "jsonl:t", "--skip-bad-lines"});
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("skipped 12 bad lines of 14; the first: line 2 of " + text), std::string::npos) << said;
+  EXPECT_EQ(documents_of(prefix, *byte_tokenizer()), (std::vector<std::string>{"a", "b"}));
+  expect_refused(tokenize_command,
+                 {"tokenize", "--text", text.c_str(), "--tokenizer", "bytes", "--out", prefix.c_str(), "--skip-bad-lines"},
+                 "--skip-bad-lines is for --document jsonl:FIELD");
+  put(text, "{}\n");
+  expect_refused(
+      tokenize_command,
+      {"tokenize", "--text", text.c_str(), "--tokenizer", "bytes", "--out", prefix.c_str(), "--document", "jsonl:t", "--skip-bad-lines"},
+      "line 1 of " + text + " has no string 't'");
 }
 
 TEST(Tokenize, RefusesBadInput) {
