@@ -34,7 +34,8 @@ int baselines_command(int argc, const char* const* argv) {
       "tokenizer", po::value<std::string>()->required()->value_name("NAME"), "'bytes', or the file of a SentencePiece model")(
       "format", po::value<std::string>()->default_value("auto")->value_name("NAME"), "auto, megatron, llmc or nanogpt")(
       "tokens", po::value<Index>()->default_value(0)->value_name("N"), "predict only the first N tokens; 0 is all of them")(
-      "json", po::bool_switch(), "print one JSON object");
+      "end-of-text", po::value<Index>()->default_value(-1)->value_name("ID"),
+      "the id that ends a document, as data.end_of_text; -1 is the tokenizer's")("json", po::bool_switch(), "print one JSON object");
   const auto given = parse_command(argc, argv, std::string(kUsage), options);
   if (!given) return 0;
   const auto tokens = (*given)["tokens"].as<Index>();
@@ -50,11 +51,15 @@ int baselines_command(int argc, const char* const* argv) {
   };
   const TokenStream train = checked((*given)["train"].as<std::string>());
   const TokenStream validation = checked((*given)["validation"].as<std::string>());
+  const auto given_end = (*given)["end-of-text"].as<Index>();
+  check_input(given_end >= -1 && given_end < tokenizer->vocabulary(), "--end-of-text is ", given_end, ", but must be from 0 to ",
+              tokenizer->vocabulary() - 1, ", or -1 for the tokenizer's");
+  const auto end_of_text = given_end >= 0 ? static_cast<std::int32_t>(given_end) : tokenizer->end_of_text();
   const Unigram unigram(train, tokenizer->vocabulary());
-  const KneserNeyBigram bigram(train, tokenizer->vocabulary(), tokenizer->end_of_text());
-  const TextCost one =
-      cost_of(validation, tokens, *tokenizer, [&](std::int32_t /*previous*/, std::int32_t token) { return unigram.probability(token); });
-  const TextCost two = cost_of(validation, tokens, *tokenizer,
+  const KneserNeyBigram bigram(train, tokenizer->vocabulary(), end_of_text);
+  const TextCost one = cost_of(validation, tokens, *tokenizer, end_of_text,
+                               [&](std::int32_t /*previous*/, std::int32_t token) { return unigram.probability(token); });
+  const TextCost two = cost_of(validation, tokens, *tokenizer, end_of_text,
                                [&](std::int32_t previous, std::int32_t token) { return bigram.probability(previous, token); });
   check_input(one.bytes > 0, "the validation tokens of ", validation.name(), " decode to no text");
   if ((*given)["json"].as<bool>()) {

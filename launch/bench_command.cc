@@ -10,6 +10,7 @@
 #include "launch/config_fields.h"
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
+#include "launch/unused_settings.h"
 
 namespace yard {
 
@@ -38,12 +39,13 @@ int bench_command(int argc, const char* const* argv) {
   po::options_description described("Options");
   described.add_options()  //
       ("config", po::value(&config_file),
-       "configuration of gemm, step and generate; default launch/configs/benchmark.textproto's model")                      //
-      ("set", po::value(&settings)->composing(), "path.to.field=value; may be given again")                                 //
-      ("precision", po::value(&options.precision)->default_value(options.precision), "auto, bf16 or f32")                   //
-      ("repeat", po::value(&options.repeat)->default_value(options.repeat), "runs that are timed")                          //
-      ("warmup", po::value(&options.warmup)->default_value(options.warmup), "runs before them")                             //
-      ("threads", po::value(&options.threads)->default_value(options.threads), "of a rank; 0: the cores it may use")        //
+       "configuration of gemm, step and generate; default launch/configs/benchmark.textproto's model")                                   //
+      ("set", po::value(&settings)->composing(), "path.to.field=value; may be given again")                                              //
+      ("precision", po::value(&options.precision)->default_value(options.precision), "auto, bf16 or f32; default: the configuration's")  //
+      ("repeat", po::value(&options.repeat)->default_value(options.repeat), "runs that are timed")                                       //
+      ("warmup", po::value(&options.warmup)->default_value(options.warmup), "runs before them")                                          //
+      ("threads", po::value(&options.threads)->default_value(options.threads),
+       "of a rank; 0: the cores it may use; default: run.threads")                                                          //
       ("json", po::value(&options.json), "file for the numbers")                                                            //
       ("spread", po::value(&spread)->default_value(spread), "gemm: rows of the fullest expert over those of the emptiest")  //
       ("tokens", po::value(&tokens)->default_value(tokens), "layer: tokens of all ranks")                                   //
@@ -63,6 +65,15 @@ int bench_command(int argc, const char* const* argv) {
   check_input(spread >= 1, "--spread must be at least 1, got ", spread);
   check_input(prompt_tokens >= 1, "--prompt-tokens must be at least 1, got ", prompt_tokens);
   check_input(new_tokens >= 1, "--new-tokens must be at least 1, got ", new_tokens);
+  check_input(kind != "layer" || config_file.empty(), "bench layer takes the layer from its options, not from --config ", config_file,
+              ": give --width, --hidden, --experts, --top-k and --tokens");
+  std::vector<UnusedField> unused = {{"run.validate_every"},      {"run.log_every"},  {"data.train"},     {"data.validation"},
+                                     {"data.validation_windows"}, {"data.tokenizer"}, {"data.format"},    {"data.end_of_text"},
+                                     {"data.document_mask"},      {"checkpoint"},     {"init.checkpoint"}};
+  if (kind != "step") unused.insert(unused.end(), {{"run.steps"}, {"data.order"}, {"data.seed"}, {"optimizer"}, {"guard"}});
+  check_used("bench " + kind, settings, unused);
+  const bool positions_set =
+      std::any_of(settings.begin(), settings.end(), [](const std::string& each) { return each.starts_with("model.positions="); });
   return run_on_ranks([&](RankRuntime& runtime) {
     RunConfig config;
     agree(runtime.control, [&] {
@@ -80,12 +91,16 @@ int bench_command(int argc, const char* const* argv) {
                         width, experts, top_k, hidden, tokens / runtime.size, tokens / runtime.size, runtime.size),
             "the layer");
       }
-      apply_setting(config, "run.precision=" + options.precision);
+      if (!config.run().has_precision() || !(*given)["precision"].defaulted()) apply_setting(config, "run.precision=" + options.precision);
       for (const std::string& setting : settings) apply_setting(config, setting);
+      if (config.run().has_threads() && (*given)["threads"].defaulted()) options.threads = config.run().threads();
       if (!config.mesh().has_expert() && config.model().experts() % runtime.size == 0) config.mutable_mesh()->set_expert(runtime.size);
-      if (kind == "generate")
-        config.mutable_model()->set_positions(
-            std::max({config.model().positions(), config.data().length(), prompt_tokens + new_tokens + 1}));
+      if (kind == "generate") {
+        const Index needed = prompt_tokens + new_tokens + 1;
+        check_input(!positions_set || config.model().positions() >= needed, "model.positions is ", config.model().positions(),
+                    ", but --prompt-tokens and --new-tokens take ", needed);
+        config.mutable_model()->set_positions(std::max({config.model().positions(), config.data().length(), needed}));
+      }
       check_input(config.run().device() != RunConfig::Device::cuda,
                   "run.device is 'cuda', but bench compares the processor's products with its libraries: take 'cpu' or 'auto'");
       config = resolve(config, runtime.size);

@@ -53,6 +53,8 @@ RunConfig with_initial_checkpoint(RunConfig given) {
   if (!given.data().has_tokenizer()) {
     if (const std::string tokenizer = tokenizer_of_checkpoint(folder, from.config); !tokenizer.empty())
       config.mutable_data()->set_tokenizer(tokenizer);
+    if (!given.data().has_end_of_text() && from.config.data().has_end_of_text())
+      config.mutable_data()->set_end_of_text(from.config.data().end_of_text());
   }
   check_input(from.window == 0 || from.window >= config.data().length(), "the model in ", folder, " attends to the last ", from.window,
               " tokens only (sliding_window), which is not supported for a data.length of ", config.data().length(),
@@ -60,11 +62,13 @@ RunConfig with_initial_checkpoint(RunConfig given) {
   return config;
 }
 
-std::map<std::string, std::string> checkpoint_texts(const RunConfig& config, DType weights, const Tokenizer& tokenizer) {
-  std::map<std::string, std::string> texts = {{"config.json", hugging_face_config(config, weights, tokenizer.end_of_text())},
-                                              {"generation_config.json", hugging_face_generation_config(tokenizer.end_of_text())}};
+std::map<std::string, std::string> checkpoint_texts(const RunConfig& config, DType weights, const Tokenizer* tokenizer) {
+  const auto end_of_text = static_cast<std::int32_t>(config.data().has_end_of_text() ? config.data().end_of_text() : -1);
+  std::map<std::string, std::string> texts = {{"config.json", hugging_face_config(config, weights, end_of_text)},
+                                              {"generation_config.json", hugging_face_generation_config(end_of_text)}};
+  if (tokenizer == nullptr) return texts;
   if (config.data().tokenizer() != "bytes") texts[kTokenizerFile] = MappedFile(config.data().tokenizer()).text();
-  const HuggingFaceTokenizer files = hugging_face_tokenizer(tokenizer);
+  const HuggingFaceTokenizer files = hugging_face_tokenizer(*tokenizer);
   texts["tokenizer.json"] = files.tokenizer_json;
   texts["tokenizer_config.json"] = files.config_json;
   return texts;

@@ -24,7 +24,7 @@ std::unique_ptr<const Tokenizer> open_tokenizer_of(const std::string& folder, co
 /// Throws InputError for what the checkpoint asks for and is not supported.
 RunConfig with_initial_checkpoint(RunConfig given);
 
-/// The small files of a checkpoint, by name: config.json, generation_config.json, the tokenizer's.
-std::map<std::string, std::string> checkpoint_texts(const RunConfig& resolved, DType weights, const Tokenizer&);
+/// The small files of a checkpoint, by name: config.json, generation_config.json, the tokenizer's. Without a tokenizer (null) none of its.
+std::map<std::string, std::string> checkpoint_texts(const RunConfig& resolved, DType weights, const Tokenizer*);
 
 }  // namespace yard

@@ -78,6 +78,7 @@ constexpr Limit kLimits[] = {
     {"data.global_batch", 1, kCount},
     {"data.accumulate", 1, kCount},
     {"data.validation_windows", 1, kCount},
+    {"data.end_of_text", 0, kCount},
     {"optimizer.peak_rate", 0, kInfinity, Ends::open},
     {"optimizer.final_rate", 0, kInfinity, Ends::open_above},
     {"optimizer.warmup_steps", 0, kCount},

@@ -97,7 +97,9 @@ void resolve_data(RunConfig& config, Int ranks) {
   if (!data.has_validation_windows()) data.set_validation_windows(std::max<Int>(1, 262144 / data.length()));
   if (!data.has_seed()) data.set_seed(config.run().seed());
   if (!config.init().has_seed()) config.mutable_init()->set_seed(config.run().seed());
-  check_input(!data.tokenizer().empty(), "data.tokenizer is empty: it must be 'bytes' or the path of a SentencePiece model");
+  check_input(!data.tokenizer().empty(), "data.tokenizer is empty: it must be 'bytes', the path of a SentencePiece model, or 'none'");
+  check_input(data.end_of_text() < config.model().vocabulary(), "data.end_of_text is ", data.end_of_text(),
+              ", but must be below model.vocabulary, ", config.model().vocabulary());
 }
 
 /// Row and slot numbers are 32 bits wide.
@@ -150,6 +152,12 @@ RunConfig resolve(RunConfig config, int ranks, const RouterTable& routers) {
   if (config.run().communication() == RunConfig::Communication::auto_)
     config.mutable_run()->set_communication(RunConfig::Communication::mpi);
   return config;
+}
+
+void check_tokenizer_fits(const Tokenizer& tokenizer, const std::string& name, const RunConfig& resolved) {
+  check_input(tokenizer.vocabulary() <= resolved.model().vocabulary(), "model.vocabulary is ", resolved.model().vocabulary(),
+              " and the tokenizer ", name, " has ", tokenizer.vocabulary(), " ids: set model.vocabulary=", tokenizer.vocabulary(),
+              " for a new model, or data.tokenizer to the tokenizer of the model, or to none");
 }
 
 void check_trainable(const RunConfig& resolved) {

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <string>
+
+#include "core/data/tokenizer.h"
 #include "core/nn/routing/router_kind.h"
 #include "proto/config.pb.h"
 
@@ -13,5 +16,8 @@ RunConfig resolve(RunConfig, int ranks, const RouterTable& routers = router_tabl
 
 /// What training needs beside that: data.train is given. Throws InputError.
 void check_trainable(const RunConfig& resolved);
+
+/// Throws InputError when a tokenizer, called `name`, has more ids than model.vocabulary.
+void check_tokenizer_fits(const Tokenizer&, const std::string& name, const RunConfig& resolved);
 
 }  // namespace yard

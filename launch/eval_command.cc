@@ -4,6 +4,7 @@
 #include <iostream>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <span>
 
 #include "comm/agree.h"
@@ -14,6 +15,7 @@
 #include "launch/data_scan.h"
 #include "launch/evaluation.h"
 #include "launch/loaded_model.h"
+#include "launch/unused_settings.h"
 
 namespace yard {
 namespace {
@@ -53,25 +55,27 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
     check_input(length <= loaded.config.model().positions(), "--length ", length, " is beyond model.positions, ",
                 loaded.config.model().positions());
     const Index windows = options.windows > 0 ? options.windows : std::numeric_limits<Index>::max();  // all
-    data = std::make_unique<Validation>(stream, length, windows, options.batch, loaded.start, loaded.config.data().document_mask(),
-                                        loaded.mesh->batch_shard(), loaded.mesh->batch_shards());
+    data = std::make_unique<Validation>(stream, length, windows, options.batch, loaded.start, loaded.end_of_text,
+                                        loaded.config.data().document_mask(), loaded.mesh->batch_shard(), loaded.mesh->batch_shards());
   });
   const auto start = Clock::now();
-  const Evaluation result = evaluate(runtime.stream(), runtime.profiler, *loaded.mesh, loaded.model, *data, *loaded.tokenizer);
+  const Evaluation result = evaluate(runtime.stream(), runtime.profiler, *loaded.mesh, loaded.model, *data, loaded.tokenizer.get());
   if (runtime.rank != 0) return;
   const double seconds = seconds_between(start, Clock::now());
+  const std::optional<double> bits = result.bits_per_byte();
   if (options.json) {
-    std::cout
-        << fmt::format(
-               R"({{"loss": {:.9g}, "perplexity": {:.9g}, "bits_per_byte": {:.9g}, "tokens": {}, "bytes": {}, "windows": {}, "seconds": {:.3f}}})",
-               result.loss(), result.perplexity(), result.bits_per_byte(), result.targets, result.bytes, data->windows(), seconds)
-        << std::endl;
+    std::cout << fmt::format(R"({{"loss": {:.9g}, "perplexity": {:.9g}, {}"tokens": {}, {}"windows": {}, "seconds": {:.3f}}})",
+                             result.loss(), result.perplexity(), bits ? fmt::format(R"("bits_per_byte": {:.9g}, )", *bits) : "",
+                             result.targets, bits ? fmt::format(R"("bytes": {}, )", result.bytes) : "", data->windows(), seconds)
+              << std::endl;
   } else {
-    std::cout << fmt::format(
-                     "loss           {:.4f} nats a token\nperplexity     {:.2f}\nbits per byte  {:.4f}\ntokens         {} in {} windows, "
-                     "{} bytes\n",
-                     result.loss(), result.perplexity(), result.bits_per_byte(), result.targets, data->windows(), result.bytes)
+    std::cout << fmt::format("loss           {:.4f} nats a token\nperplexity     {:.2f}\n{}tokens         {} in {} windows{}\n",
+                             result.loss(), result.perplexity(), bits ? fmt::format("bits per byte  {:.4f}\n", *bits) : "", result.targets,
+                             data->windows(), bits ? fmt::format(", {} bytes", result.bytes) : "")
               << std::flush;
+    if (!bits && loaded.tokenizer != nullptr && result.unknown > 0)
+      std::cerr << "no bits per byte: " << result.unknown << " of the tokens are beyond the " << loaded.tokenizer->vocabulary()
+                << " ids of the tokenizer\n";
   }
 }
 
@@ -141,7 +145,7 @@ int eval_command(int argc, const char* const* argv) {
   described.add_options()  //
       ("checkpoint", po::value(&options.checkpoint),
        "run directory, a folder such as RUN/checkpoints/step-00000100, or a Hugging Face directory")                   //
-      ("data", po::value(&options.data), "token files to predict")                                                     //
+      ("data", po::value(&options.data), "token files to predict, as data.train names them")                           //
       ("text", po::value(&options.text), "text file to predict, with the checkpoint's tokenizer")                      //
       ("windows", po::value(&options.windows)->default_value(0), "only the first windows; 0: all")                     //
       ("length", po::value(&options.length)->default_value(0), "tokens of a window; 0: as in training")                //
@@ -160,8 +164,15 @@ int eval_command(int argc, const char* const* argv) {
   check_input(given == 1, "eval needs one of --data PREFIX, --text FILE, or --ids FILE with --logits FILE");
   check_input(options.ids.empty() == options.logits.empty(), "--ids and --logits go together");
   check_input(options.batch >= 1, "--batch must be at least 1, got ", options.batch);
+  std::vector<UnusedField> unused = fields_of_training();
+  if (options.data.empty()) unused.push_back({"data.format"});
+  if (!options.ids.empty())
+    unused.insert(unused.end(), {{"data.tokenizer"}, {"data.length"}, {"data.document_mask"}, {"data.end_of_text"}});
+  if (options.length > 0) unused.push_back({"data.length", "--length"});
+  check_used("eval", options.settings, unused);
+  const TextUse text = !options.text.empty() ? TextUse::required : !options.data.empty() ? TextUse::optional : TextUse::none;
   return run_on_ranks([&](RankRuntime& runtime) {
-    LoadedModel loaded = load_checkpoint(runtime, options.checkpoint, options.settings, options.ids.empty());
+    LoadedModel loaded = load_checkpoint(runtime, options.checkpoint, options.settings, text);
     if (!options.ids.empty()) {
       write_logits(runtime, loaded, options);
     } else {

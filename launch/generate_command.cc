@@ -1,13 +1,21 @@
 #include <algorithm>
 #include <boost/program_options.hpp>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 
 #include "comm/agree.h"
+#include "comm/text.h"
+#include "core/data/utf8.h"
 #include "launch/command_line.h"
 #include "launch/commands.h"
 #include "launch/generator.h"
 #include "launch/loaded_model.h"
+#include "launch/text_lines.h"
+#include "launch/unused_settings.h"
 
 namespace yard {
 namespace {
@@ -24,18 +32,62 @@ struct Options {
   bool no_start = false;
 };
 
-std::vector<std::string> read_prompts(const Options& options) {
+/// The prompts, from --prompt or the lines of --prompts, which rank 0 reads. Collective.
+std::vector<std::string> read_prompts(RankRuntime& runtime, const Options& options) {
   if (options.prompts.empty()) return {options.prompt};
-  std::ifstream file(options.prompts, std::ios::binary);
-  check_input(file.good(), "cannot read the prompts of ", options.prompts);
+  std::string text;
+  agree(runtime.control, [&] {
+    if (runtime.rank != 0) return;
+    check_input(!std::filesystem::is_directory(options.prompts), "cannot read the prompts of ", options.prompts, ": it is a folder");
+    std::ifstream file(options.prompts, std::ios::binary);
+    check_input(file.good(), "cannot read the prompts of ", options.prompts, ": ", std::strerror(errno));
+    const std::string bytes(std::istreambuf_iterator<char>(file), {});
+    text = without_byte_order_mark(bytes, options.prompts);
+    check_input(text.find_first_not_of("\r\n") != std::string::npos, "there is no prompt in ", options.prompts, "; write one a line");
+  });
+  text = broadcast_text(runtime.control, text);
   std::vector<std::string> prompts;
-  for (std::string line; std::getline(file, line);) prompts.push_back(line);
-  check_input(!prompts.empty(), options.prompts.empty() ? "" : "there is no prompt in ", options.prompts, "; write one a line");
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::string_view line = line_of(rest);
+    rest.remove_prefix(line.size());
+    if (!without_line_end(line).empty()) prompts.emplace_back(without_line_end(line));
+  }
   return prompts;
 }
 
-/// Ids of line i as text, from rank i % ranks to rank 0, which prints.
-void print_line(RankRuntime& runtime, LoadedModel& loaded, const Line* line, int owner, bool several) {
+/// Prints a text while it grows. The bytes of a character are held back until all are there.
+class GrowingText {
+ public:
+  /// `skipped` ids at the start of the text are not part of it: the start token.
+  GrowingText(const Tokenizer& tokenizer, std::size_t skipped)
+      : tokenizer_(tokenizer), printed_(skipped), before_(tokenizer.end_of_text()) {}
+
+  /// Prints what the ids have beyond those of the call before.
+  void show(std::span<const std::int32_t> ids) {
+    for (; printed_ < ids.size(); ++printed_) {
+      const std::int32_t id = ids[printed_];
+      if (id < 0 || id >= tokenizer_.vocabulary()) continue;
+      pending_ += tokenizer_.bytes(before_, id);
+      before_ = id;
+    }
+    const std::size_t whole = pending_.size() - utf8_unfinished(pending_);
+    std::cout << std::string_view(pending_).substr(0, whole) << std::flush;
+    pending_.erase(0, whole);
+  }
+  void finish() {
+    std::cout << pending_ << "\n" << std::flush;
+    pending_.clear();
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::size_t printed_;
+  std::int32_t before_;
+  std::string pending_;
+};
+
+/// Ids of line i as text, from rank i % ranks to rank 0, which prints. `skipped` is the number of start tokens.
+void print_line(RankRuntime& runtime, LoadedModel& loaded, const Line* line, int owner, std::size_t skipped) {
   Tensor count = Tensor::zeros(runtime.host, {1}, DType::i64);
   if (line != nullptr) count.data<std::int64_t>()[0] = static_cast<std::int64_t>(line->ids.size());
   runtime.control.broadcast(runtime.host, {kGenerate}, count, owner).wait(runtime.host);
@@ -43,17 +95,21 @@ void print_line(RankRuntime& runtime, LoadedModel& loaded, const Line* line, int
   if (line != nullptr) std::copy(line->ids.begin(), line->ids.end(), ids.data<std::int32_t>());
   runtime.control.broadcast(runtime.host, {kGenerate}, ids, owner).wait(runtime.host);
   if (runtime.rank != 0) return;
-  std::cout << loaded.tokenizer->decode(ids.values<std::int32_t>()) << (several ? "\n----\n" : "\n") << std::flush;
+  std::cout << loaded.tokenizer->decode(ids.values<std::int32_t>().subspan(skipped)) << "\n----\n" << std::flush;
 }
 
 void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options) {
+  const std::vector<std::string> prompts = read_prompts(runtime, options);
+  const std::size_t skipped = options.no_start || loaded.start < 0 ? 0 : 1;
   std::vector<Line> all;
+  std::vector<std::uint8_t> drawable;
   Index longest = 1;
   agree(runtime.control, [&] {
-    for (const std::string& prompt : read_prompts(options)) {
+    drawable = drawable_ids(*loaded.tokenizer, loaded.stop, loaded.config.model().vocabulary());
+    for (const std::string& prompt : prompts) {
       Line line;
       line.number = all.size();
-      if (!options.no_start) line.ids.push_back(loaded.start);
+      if (skipped == 1) line.ids.push_back(loaded.start);
       loaded.tokenizer->encode(prompt, line.ids);
       check_input(!line.ids.empty(), "an empty prompt needs the start token: leave --no-start out");
       check_input(static_cast<Index>(line.ids.size()) < loaded.config.model().positions(), "a prompt of ", line.ids.size(),
@@ -66,7 +122,10 @@ void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options)
   const auto ranks = static_cast<std::size_t>(loaded.mesh->size());
   const std::size_t each = std::min<std::size_t>(static_cast<std::size_t>(options.batch), (all.size() + ranks - 1) / ranks);
   bool stopped = false;
-  Generator generator(runtime, *loaded.model.transformer, options.sampling, loaded.tokenizer->end_of_text());
+  Generator generator(runtime, *loaded.model.transformer, options.sampling, loaded.stop, std::move(drawable));
+  GrowingText growing(*loaded.tokenizer, skipped);
+  const bool several = all.size() > 1;
+  const bool prints = !several && runtime.rank == 0;  // the owner of the only line
   for (std::size_t first = 0; first < all.size(); first += each * ranks) {
     std::vector<Line> mine(each);
     for (std::size_t i = 0; i < each; ++i) {
@@ -74,11 +133,15 @@ void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options)
       if (number < all.size()) mine[i] = all[number];
       if (mine[i].ids.empty()) mine[i].ids = {0};
     }
-    generator.run(mine, longest, options.tokens);
+    if (prints) growing.show(mine[0].ids);
+    generator.run(mine, longest, options.tokens, [&](const std::vector<Line>& lines) {
+      if (prints) growing.show(lines[0].ids);
+    });
+    if (prints) growing.finish();
     for (std::size_t number = first; number < std::min(all.size(), first + each * ranks); ++number) {
       const std::size_t at = number - first;
       const bool here = static_cast<int>(at % ranks) == runtime.rank;
-      print_line(runtime, loaded, here ? &mine[at / ranks] : nullptr, static_cast<int>(at % ranks), all.size() > 1);
+      if (several) print_line(runtime, loaded, here ? &mine[at / ranks] : nullptr, static_cast<int>(at % ranks), skipped);
       stopped = stopped || (here && static_cast<Index>(mine[at / ranks].ids.size()) >= loaded.config.model().positions());
     }
   }
@@ -94,10 +157,10 @@ int generate_command(int argc, const char* const* argv) {
   po::options_description described("Options");
   described.add_options()  //
       ("checkpoint", po::value(&options.checkpoint),
-       "run directory, a folder such as RUN/checkpoints/step-00000100, or a Hugging Face directory")  //
-      ("prompt", po::value(&options.prompt), "text to continue")                                      //
-      ("prompts", po::value(&options.prompts), "file with one prompt a line, instead")                //
-      ("tokens", po::value(&options.tokens)->default_value(options.tokens), "tokens to add at most")  //
+       "run directory, a folder such as RUN/checkpoints/step-00000100, or a Hugging Face directory")              //
+      ("prompt", po::value(&options.prompt), "text to continue")                                                  //
+      ("prompts", po::value(&options.prompts), "file with one prompt a line, instead; empty lines are left out")  //
+      ("tokens", po::value(&options.tokens)->default_value(options.tokens), "tokens to add at most")              //
       ("temperature", po::value(&options.sampling.temperature)->default_value(options.sampling.temperature, "0.8"),
        "0: always the likeliest")  //
       ("top-p", po::value(&options.sampling.top_p)->default_value(options.sampling.top_p, "0.95"),
@@ -109,7 +172,10 @@ int generate_command(int argc, const char* const* argv) {
       ("set", po::value(&options.settings)->composing(), "path.to.field=value for the checkpoint's configuration");
   if (!parse_command(
           argc, argv,
-          "--checkpoint FOLDER (--prompt TEXT | --prompts FILE)\n\nContinues texts; under mpirun the experts are spread over all ranks.",
+          "--checkpoint FOLDER (--prompt TEXT | --prompts FILE)\n\nContinues texts; under mpirun the experts are spread over all ranks. "
+          "Only ids "
+          "that the tokenizer\nhas a text for are drawn, and those that end a text. A single text is printed token by token; several are "
+          "printed\nafter each batch.",
           described)) {
     return 0;
   }
@@ -119,8 +185,11 @@ int generate_command(int argc, const char* const* argv) {
   check_input(options.sampling.top_p > 0 && options.sampling.top_p <= 1, "--top-p must be above 0 and at most 1, got ",
               options.sampling.top_p);
   check_input(options.batch >= 1, "--batch must be at least 1, got ", options.batch);
+  std::vector<UnusedField> unused = fields_of_training();
+  unused.insert(unused.end(), {{"data.length"}, {"data.format"}, {"data.document_mask"}});
+  check_used("generate", options.settings, unused);
   return run_on_ranks([&](RankRuntime& runtime) {
-    LoadedModel loaded = load_checkpoint(runtime, options.checkpoint, options.settings, true);
+    LoadedModel loaded = load_checkpoint(runtime, options.checkpoint, options.settings, TextUse::required);
     generate(runtime, loaded, options);
   });
 }

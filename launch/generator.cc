@@ -34,10 +34,38 @@ float least_kept(std::span<const float> mass, double wanted) {
   return std::bit_cast<float>(enough);
 }
 
+/// The first of the largest logits of the ids that may be drawn.
+std::int32_t likeliest(std::span<const float> logits, std::span<const std::uint8_t> drawable) {
+  if (drawable.empty()) return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  std::size_t best = 0;
+  while (best + 1 < drawable.size() && drawable[best] == 0) ++best;
+  for (std::size_t id = best + 1; id < logits.size(); ++id) {
+    if (drawable[id] != 0 && logits[id] > logits[best]) best = id;
+  }
+  return static_cast<std::int32_t>(best);
+}
+
 }  // namespace
 
-std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std::uint64_t number, std::uint64_t position) {
-  const auto best = static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+std::vector<std::uint8_t> drawable_ids(const Tokenizer& tokenizer, std::span<const std::int32_t> stop, Index vocabulary) {
+  using Kind = PieceTable::Kind;
+  const std::vector<PieceTable::Piece>& pieces = tokenizer.table().pieces;
+  std::vector<std::uint8_t> drawable(static_cast<std::size_t>(vocabulary), 0);
+  for (std::size_t id = 0; id < std::min(pieces.size(), drawable.size()); ++id) {
+    const Kind kind = pieces[id].kind;
+    drawable[id] = kind == Kind::normal || kind == Kind::user_defined || kind == Kind::byte ? 1 : 0;
+  }
+  check_input(std::find(drawable.begin(), drawable.end(), 1) != drawable.end(), "the tokenizer has a text for none of the model's ",
+              vocabulary, " ids: name the one that the model was trained with (data.tokenizer)");
+  for (const std::int32_t id : stop) {
+    if (id >= 0 && id < vocabulary) drawable[static_cast<std::size_t>(id)] = 1;
+  }
+  return drawable;
+}
+
+std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std::uint64_t number, std::uint64_t position,
+                    std::span<const std::uint8_t> drawable) {
+  const auto best = likeliest(logits, drawable);
   if (sampling.temperature <= 0) return best;
   std::vector<float> mass(logits.size());
   const float largest = logits[static_cast<std::size_t>(best)];
@@ -45,6 +73,7 @@ std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std
   const auto colder = static_cast<float>(std::min(1 / sampling.temperature, double{std::numeric_limits<float>::max()}));
 #pragma omp simd
   for (std::size_t id = 0; id < mass.size(); ++id) mass[id] = ops::vexp((logits[id] - largest) * colder);
+  for (std::size_t id = 0; id < drawable.size(); ++id) mass[id] = drawable[id] != 0 ? mass[id] : 0;
   const double wanted = sampling.top_p * mass_from<double>(mass, 0);
   const float least = least_kept(mass, wanted);
   const double larger = mass_from<double>(mass, std::nextafter(least, 2.0F));
@@ -62,7 +91,8 @@ std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std
   return drawn;
 }
 
-std::vector<double> Generator::run(std::vector<Line>& lines, Index longest, Index tokens) {
+std::vector<double> Generator::run(std::vector<Line>& lines, Index longest, Index tokens,
+                                   const std::function<void(const std::vector<Line>&)>& after_token) {
   const Index positions = model_.settings().positions;
   KeyValueCache cache = model_.make_cache(runtime_.stream(), static_cast<Index>(lines.size()), std::min(positions, longest + tokens));
   std::vector<std::int32_t> before(lines.size(), 0);  // tokens of each line that the cache holds
@@ -76,11 +106,13 @@ std::vector<double> Generator::run(std::vector<Line>& lines, Index longest, Inde
       Line& line = lines[i];
       if (!line.live) continue;
       before[i] = static_cast<std::int32_t>(line.ids.size());
-      const std::int32_t id = sample(logits.row_range(static_cast<Index>(i), 1).values<float>(), sampling_, line.number, line.ids.size());
+      const std::int32_t id =
+          sample(logits.row_range(static_cast<Index>(i), 1).values<float>(), sampling_, line.number, line.ids.size(), drawable_);
       line.ids.push_back(id);
-      line.live = id != end_of_text_ && static_cast<Index>(line.ids.size()) < positions;
+      line.live = std::find(stop_.begin(), stop_.end(), id) == stop_.end() && static_cast<Index>(line.ids.size()) < positions;
       live = live || line.live;
     }
+    if (after_token) after_token(lines);
     runtime_.stream().copy(cache.before().raw(), before.data(), cache.before().bytes());
     fresh = 1;
     const bool more = any(live);

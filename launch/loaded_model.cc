@@ -11,31 +11,69 @@
 #include "parallel/checkpoint/reader.h"
 
 namespace yard {
-LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint, const std::vector<std::string>& settings,
-                            bool needs_text) {
+namespace {
+
+/// The checkpoint's configuration with `settings` in it; `given` has nothing else. What only suits the machine and the batch of the
+/// training is replaced where `given` does not say it.
+RunConfig config_for_use(RunConfig config, const std::vector<std::string>& settings, const RunConfig& given, int ranks) {
+  // The settings of one router mean nothing to another.
+  const auto& router = given.model().router();
+  if (router.has_kind() && router.kind() != config.model().router().kind()) config.mutable_model()->clear_router();
+  config.mutable_model()->mutable_router()->clear_group_sequences();
+  if (config.run().device() == RunConfig::Device::cuda) config.mutable_run()->clear_device();  // this machine may have no GPU
+  config.clear_mesh();
+  for (const std::string& setting : settings) apply_setting(config, setting);
+  RunConfig::Data& data = *config.mutable_data();
+  // A Hugging Face directory does not say what windows to take a text in.
+  if (!data.has_length()) data.set_length(std::min<Index>(config.model().positions(), 1024));
+  if (!given.data().has_length() && given.model().has_positions()) data.set_length(std::min(data.length(), given.model().positions()));
+  data.set_global_batch(ranks);
+  data.set_accumulate(1);
+  // The layout it was trained in does not matter: experts go to as many ranks as there are, where they divide them.
+  RunConfig::Mesh& mesh = *config.mutable_mesh();
+  if (!mesh.has_expert() && mesh.has_data()) {
+    mesh.set_expert(mesh.data() > 0 && ranks % mesh.data() == 0 ? ranks / mesh.data() : 1);
+  } else if (!mesh.has_expert()) {
+    mesh.set_expert(config.model().experts() > 1 && config.model().experts() % ranks == 0 ? ranks : 1);
+  }
+  return config;
+}
+
+/// Opens the tokenizer, and says which tokens stand before, between and after texts.
+void open_text(LoadedModel& loaded, const HuggingFaceConfig& from, const RunConfig& given, TextUse text) {
+  const RunConfig::Data& data = loaded.config.data();
+  const bool replaced = given.data().has_tokenizer();
+  const std::string name = replaced ? given.data().tokenizer() : tokenizer_of_checkpoint(loaded.folder, from.config);
+  const bool has_text = !name.empty() && name != "none";
+  if (text == TextUse::required && name == "none")
+    fail_input("", loaded.folder, " has no tokenizer (data.tokenizer is 'none'): give one with --set data.tokenizer=FILE");
+  if (text == TextUse::required || (text == TextUse::optional && has_text)) {
+    loaded.tokenizer = replaced ? open_tokenizer(name) : open_tokenizer_of(loaded.folder, from.config);
+    check_tokenizer_fits(*loaded.tokenizer, name, loaded.config);
+  }
+  if (data.has_end_of_text() && (given.data().has_end_of_text() || !replaced || name == "none")) {
+    loaded.end_of_text = static_cast<std::int32_t>(data.end_of_text());
+  } else if (loaded.tokenizer != nullptr) {
+    loaded.end_of_text = loaded.tokenizer->end_of_text();
+  }
+  loaded.start = from.start >= 0 ? from.start : loaded.end_of_text;
+  if (loaded.end_of_text >= 0) loaded.stop.push_back(loaded.end_of_text);
+}
+
+}  // namespace
+
+LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint, const std::vector<std::string>& settings, TextUse text) {
   LoadedModel loaded;
   agree(runtime.control, [&] {
     loaded.folder = find_checkpoint(checkpoint);
     const HuggingFaceConfig from = config_of_checkpoint(loaded.folder);
-    RunConfig config = from.config;
-    for (const std::string& setting : settings) apply_setting(config, setting);
-    // A Hugging Face directory does not say what windows to take a text in.
-    if (!config.data().has_length()) config.mutable_data()->set_length(std::min<Index>(config.model().positions(), 1024));
-    // The layout it was trained in does not matter: experts go to as many ranks as there are, where they divide them.
-    const bool divides = config.model().experts() > 1 && config.model().experts() % runtime.size == 0;
-    config.mutable_mesh()->set_expert(divides ? runtime.size : 1);
-    config.mutable_mesh()->set_data(divides ? 1 : runtime.size);
-    config.mutable_data()->set_global_batch(runtime.size);
-    config.mutable_data()->set_accumulate(1);
-    config.mutable_model()->mutable_router()->clear_group_sequences();
-    loaded.config = resolve(config, runtime.size);
+    RunConfig given;
+    for (const std::string& setting : settings) apply_setting(given, setting);
+    loaded.config = resolve(config_for_use(from.config, settings, given, runtime.size), runtime.size);
     check_input(from.window == 0 || from.window >= loaded.config.model().positions(), "the model in ", loaded.folder,
                 " attends to the last ", from.window, " tokens only (sliding_window), and knows ", loaded.config.model().positions(),
                 " positions, which is not supported: set model.positions to at most ", from.window);
-    if (needs_text) {
-      loaded.tokenizer = open_tokenizer_of(loaded.folder, from.config);
-      loaded.start = from.start >= 0 ? from.start : loaded.tokenizer->end_of_text();
-    }
+    open_text(loaded, from, given, text);
   });
   start_watchdog(runtime, loaded.config.run().watchdog_seconds(), "");
   bool set_threads = false;  // a checkpoint's number of threads belongs to the machine that trained it

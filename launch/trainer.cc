@@ -219,7 +219,7 @@ void Trainer::give_up(const StepReport& report) {
                     1, mesh_.rank() == 0);
 }
 
-Evaluation Trainer::validate(const Validation& data, const Tokenizer& tokenizer) {
+Evaluation Trainer::validate(const Validation& data, const Tokenizer* tokenizer) {
   return evaluate(runtime_.stream(), runtime_.profiler, mesh_, model_, data, tokenizer);
 }
 

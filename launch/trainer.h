@@ -49,8 +49,8 @@ class Trainer {
 
   /// One optimizer step. Throws AgreedError when the guard has dropped more updates in a row than it may; nothing has been updated then.
   StepReport step();
-  /// How well the model predicts the windows of `data`.
-  Evaluation validate(const Validation& data, const Tokenizer& tokenizer);
+  /// How well the model predicts the windows of `data`; `tokenizer` may be null.
+  Evaluation validate(const Validation& data, const Tokenizer* tokenizer);
 
   Index steps_done() const noexcept { return state_.step(); }
   Model& model() noexcept { return model_; }

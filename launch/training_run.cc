@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <iostream>
+#include <optional>
 
 #include "comm/agree.h"
 #include "comm/mpi.h"
@@ -18,6 +19,7 @@
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
 #include "launch/data_scan.h"
+#include "launch/data_tokenizer.h"
 #include "launch/environment.h"
 #include "launch/memory_table.h"
 #include "launch/metrics_log.h"
@@ -74,7 +76,9 @@ class Run {
   /// What can be wrong with what was given is found before anything is made, and told once.
   void prepare() {
     agree(runtime_.control, [&] {
-      config_ = resolve(with_initial_checkpoint(load_config(options_.config, options_.settings)), runtime_.size);
+      const RunConfig given = with_initial_checkpoint(load_config(options_.config, options_.settings));
+      tokenizer_named_ = given.data().has_tokenizer();
+      config_ = resolve(given, runtime_.size);
       check_trainable(config_);
     });
     start_watchdog(runtime_, config_.run().watchdog_seconds(), "");
@@ -84,13 +88,10 @@ class Run {
       if (!config_.data().validation().empty()) {
         validation_data_ = std::make_shared<TokenStream>(config_.data().validation(), format, config_.model().vocabulary());
       }
+      tokenizer_ = open_data_tokenizer(config_);
     });
-    if (!options_.only_steps()) scan_data();
-    agree(runtime_.control, [&] {
-      tokenizer_ = open_tokenizer(config_.data().tokenizer());
-      check_input(tokenizer_->vocabulary() <= config_.model().vocabulary(), "model.vocabulary is ", config_.model().vocabulary(),
-                  " and data.tokenizer has ", tokenizer_->vocabulary(), " ids; set model.vocabulary=", tokenizer_->vocabulary());
-    });
+    if (!options_.only_steps() || config_.data().document_mask()) scan_data();  // the end of a document depends on the tokenizer
+    agree(runtime_.control, [&] { match_text(); });
     if (options_.only_steps()) return;
     agree(runtime_.control, [&] {
       if (runtime_.rank == 0) run_dir_ = make_run_directory(options_.run_dir, options_.config);
@@ -130,6 +131,14 @@ class Run {
     });
   }
 
+  /// Compares the tokenizer with the data, and resolves which id ends a text.
+  void match_text() {
+    std::vector<LargestId> largest = {{data_.get(), train_scan_.largest, train_scan_.largest_at}};
+    if (validation_data_) largest.push_back({validation_data_.get(), validation_scan_.largest, validation_scan_.largest_at});
+    tokenizer_note_ = match_tokenizer(config_, tokenizer_, tokenizer_named_, largest);
+    end_of_text_ = static_cast<std::int32_t>(config_.data().has_end_of_text() ? config_.data().end_of_text() : -1);
+  }
+
   /// Whether the checkpoint to go on from has all steps already: then nothing is written, and this is said.
   bool finished() {
     if (from_.empty()) return false;
@@ -155,16 +164,17 @@ class Run {
     resident_at_start_ = resident_bytes();
     agree(runtime_.control, [&] {  // all ranks reject a configuration that does not fit the data
       if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
-      trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_,
-                                           tokenizer_->end_of_text(), probe_ ? probe_->hooks() : TrainHooks());
+      trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_, end_of_text_,
+                                           probe_ ? probe_->hooks() : TrainHooks());
       costs_ = trainer_->model().transformer->costs();
     });
-    if (validation_data_) {
+    agree(runtime_.control, [&] {
+      if (!validation_data_) return;
       const Index sequences = std::max<Index>(1, config_.data().global_batch() / config_.data().accumulate() / mesh_->size());
       validation_ = std::make_unique<Validation>(validation_data_, config_.data().length(), config_.data().validation_windows(), sequences,
-                                                 tokenizer_->end_of_text(), config_.data().document_mask(), mesh_->batch_shard(),
+                                                 end_of_text_, end_of_text_, config_.data().document_mask(), mesh_->batch_shard(),
                                                  mesh_->batch_shards());
-    }
+    });
     if (options_.only_steps()) return;
     agree(runtime_.control, [&] {
       if (runtime_.rank == 0) log_.open(run_dir_);
@@ -186,6 +196,7 @@ class Run {
     log_.line(fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, runtime_.gpu ? facts.device : facts.processor,
                           threads_, threads_ == 1 ? "" : "s"));
     log_.line(model_summary(costs_, config_));
+    if (!tokenizer_note_.empty()) log_.line(tokenizer_note_);
     if (trainer_->model().sees_later_tokens) {
       log_.line("training sees later tokens: what becomes of a token depends on some after it; validation and generation are without that");
     }
@@ -222,7 +233,7 @@ class Run {
     settings.background = config_.checkpoint().async();
     settings.names = names_of_model(config_);
     agree(runtime_.control, [&] {
-      if (runtime_.rank == 0) settings.texts = checkpoint_texts(config_, settings.wide ? DType::f32 : compute_, *tokenizer_);
+      if (runtime_.rank == 0) settings.texts = checkpoint_texts(config_, settings.wide ? DType::f32 : compute_, tokenizer_.get());
     });
     checkpoints_ = std::make_unique<CheckpointWriter>(settings);
   }
@@ -235,11 +246,12 @@ class Run {
     StepMetrics metrics = step_metrics(runtime_, config_, costs_.training_flops_per_token(config_.data().length()), report);
     const bool last = report.step == steps;
     if (validation_ && (last || (config_.run().validate_every() > 0 && report.step % config_.run().validate_every() == 0))) {
-      const Evaluation evaluation = trainer_->validate(*validation_, *tokenizer_);
+      const Evaluation evaluation = trainer_->validate(*validation_, tokenizer_.get());
       metrics.set_validation_loss(evaluation.loss());
-      metrics.set_bits_per_byte(evaluation.bits_per_byte());
-      log_.line(
-          fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte", report.step, evaluation.loss(), evaluation.bits_per_byte()));
+      const std::optional<double> bits = evaluation.bits_per_byte();
+      if (bits) metrics.set_bits_per_byte(*bits);
+      log_.line(fmt::format("step {}: validation loss {:.4f}{}", report.step, evaluation.loss(),
+                            bits ? fmt::format(", {:.4f} bits per byte", *bits) : ""));
     }
     if (runtime_.rank == 0) {
       metrics_->append(metrics);
@@ -318,7 +330,10 @@ class Run {
   const TrainOptions& options_;
   StopRequest& stop_;
   RunConfig config_;
-  std::unique_ptr<const Tokenizer> tokenizer_;
+  std::unique_ptr<const Tokenizer> tokenizer_;  // null with data.tokenizer none
+  bool tokenizer_named_ = false;                // data.tokenizer is given, not the default
+  std::string tokenizer_note_;                  // what became of the default
+  std::int32_t end_of_text_ = -1;               // -1: none
   std::shared_ptr<TokenStream> data_, validation_data_;
   ScanCache scans_;                         // of rank 0
   TokenScan train_scan_, validation_scan_;  // smallest and largest ids; equal on all ranks

@@ -20,6 +20,7 @@
 #include "launch/config_rules.h"
 #include "launch/layout_compare.h"
 #include "launch/run_mpirun.h"
+#include "launch/unused_settings.h"
 
 namespace yard {
 namespace {
@@ -333,6 +334,15 @@ int verify_layout_command(int argc, const char* const* argv) {
   if (!may_start_mpirun("verify-layout")) return 0;
   check_input(!options.config.empty(), "verify-layout needs --config FILE, for example launch/configs/quickstart.textproto");
   check_input(options.steps >= 1, "--steps must be at least 1, got ", options.steps);
+  check_used("verify-layout", options.settings,
+             {{"run.steps", "--steps"},
+              {"mesh.expert", "--layouts"},
+              {"mesh.data", "--layouts"},
+              {"run.validate_every"},
+              {"run.log_every"},
+              {"data.validation"},
+              {"data.validation_windows"},
+              {"checkpoint"}});
   return Verification(std::move(options)).run();
 }
 

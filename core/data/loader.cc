@@ -40,7 +40,7 @@ void fill_positions(std::span<const std::int32_t> ids, Index first, std::span<co
     if (document_mask && t > 0) {
       const bool marked = end != ends.end() && *end == first + static_cast<Index>(t);
       if (marked) ++end;
-      if (marked || ids[t - 1] == end_of_text) position = 0;
+      if (marked || (end_of_text >= 0 && ids[t - 1] == end_of_text)) position = 0;
     }
     positions[t] = position++;
   }
@@ -92,26 +92,30 @@ Tokens Loader::batch(Stream& stream, Index step, Index micro) const {
   return batch.on(stream);
 }
 
-Validation::Validation(std::shared_ptr<const TokenStream> stream, Index length, Index windows, Index sequences, std::int32_t end_of_text,
-                       bool document_mask, Index shard, Index shards)
+Validation::Validation(std::shared_ptr<const TokenStream> stream, Index length, Index windows, Index sequences, std::int32_t start,
+                       std::int32_t end_of_text, bool document_mask, Index shard, Index shards)
     : stream_(std::move(stream)),
       length_(length),
       windows_(windows),
       sequences_(sequences),
+      start_(start),
       end_of_text_(end_of_text),
       document_mask_(document_mask),
       shard_(shard),
-      shards_(shards) {
+      shards_(shards),
+      first_(start < 0 ? 1 : 0) {
   check_input(length > 0, "data.length is ", length, "; it must be at least 1");
   check_input(windows >= 0, "data.validation_windows is ", windows, "; it must be 0 (all) or more");
   check(sequences > 0 && shard >= 0 && shard < shards, "shard ", shard, " of ", shards, " cannot take ", sequences, " sequences a pass");
-  const Index all = (stream_->length() + length - 1) / length;
+  const Index predicted = stream_->length() - first_;
+  check_input(predicted > 0, "", stream_->name(), " has one token, and none stands before it: there is nothing to predict");
+  const Index all = (predicted + length - 1) / length;
   windows_ = std::min(all, windows > 0 ? windows : std::max<Index>(1, kDefaultTokens / length));
 }
 
 Index Validation::passes() const noexcept { return (windows_ + sequences_ * shards_ - 1) / (sequences_ * shards_); }
 
-Index Validation::targets() const noexcept { return std::min(stream_->length(), windows_ * length_); }
+Index Validation::targets() const noexcept { return std::min(stream_->length() - first_, windows_ * length_); }
 
 Tokens Validation::batch(Stream& stream, Index pass) const {
   check(pass >= 0 && pass < passes(), "validation pass ", pass, " is outside of ", passes());
@@ -120,13 +124,13 @@ Tokens Validation::batch(Stream& stream, Index pass) const {
   batch.tokens.sequences_everywhere = sequences_ * shards_;
   for (Index row = 0; row < sequences_; ++row) {
     const Index window = batch.tokens.first_sequence + row;
-    const Index first = window * length_;  // of the targets; the row before it, or the end of text, is the first input
+    const Index first = first_ + window * length_;  // of the targets; the token before it, or the start, is the first input
     const Index count = window < windows_ ? std::min(length_, stream_->length() - first) : 0;
     const auto begin = static_cast<std::size_t>(row * length_);
     const auto size = static_cast<std::size_t>(count);
     if (count > 0) {
       stream_->copy(first, std::span(batch.targets).subspan(begin, size));
-      batch.ids[begin] = first == 0 ? end_of_text_ : stream_->token(first - 1);
+      batch.ids[begin] = first == 0 ? start_ : stream_->token(first - 1);
       std::copy_n(batch.targets.begin() + row * length_, count - 1, batch.ids.begin() + row * length_ + 1);
     }
     // Row t reads token first + t - 1 of the stream, so that a document which ends at e starts again at the row whose input is token e.

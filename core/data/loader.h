@@ -54,14 +54,15 @@ class Loader {
   Index shard_ = 0, shards_ = 1, windows_ = 0, origin_ = 0;
 };
 
-/// The first windows of a stream, always the same, in passes that all shards take together. An end of text stands before the stream, so
-/// that every token is predicted exactly once; the last window may be partial. Rows that are left over in the last pass have id and
-/// target -1.
+/// The first windows of a stream, always the same, in passes that all shards take together. The token `start` stands before the stream, so
+/// that every token is predicted exactly once; without one (-1) the first token is not predicted. The last window may be partial. Rows that
+/// are left over in the last pass have id and target -1.
 class Validation {
  public:
-  /// `windows` 0 takes all, but at most kDefaultTokens. `sequences` is the number of sequences that one shard takes in a pass.
-  Validation(std::shared_ptr<const TokenStream> stream, Index length, Index windows, Index sequences, std::int32_t end_of_text,
-             bool document_mask, Index shard = 0, Index shards = 1);
+  /// `windows` 0 takes all, but at most kDefaultTokens. `sequences` is the number of sequences that one shard takes in a pass. With
+  /// `document_mask` positions start again after each `end_of_text` (-1: after the ends that the file knows only).
+  Validation(std::shared_ptr<const TokenStream> stream, Index length, Index windows, Index sequences, std::int32_t start,
+             std::int32_t end_of_text, bool document_mask, Index shard = 0, Index shards = 1);
   static constexpr Index kDefaultTokens = Index{1} << 18;
 
   Index windows() const noexcept { return windows_; }
@@ -73,9 +74,9 @@ class Validation {
  private:
   std::shared_ptr<const TokenStream> stream_;
   Index length_, windows_, sequences_;
-  std::int32_t end_of_text_;
+  std::int32_t start_, end_of_text_;
   bool document_mask_;
-  Index shard_, shards_;
+  Index shard_, shards_, first_;  // first_: the first token of the stream that is predicted
 };
 
 }  // namespace yard

@@ -107,11 +107,11 @@ double TextCost::bits_per_byte() const {
   return nats / (std::numbers::ln2 * static_cast<double>(bytes));
 }
 
-TextCost cost_of(const TokenStream& text, Index tokens, const Tokenizer& tokenizer,
+TextCost cost_of(const TokenStream& text, Index tokens, const Tokenizer& tokenizer, std::int32_t end_of_text,
                  const std::function<double(std::int32_t previous, std::int32_t token)>& probability) {
   TextCost cost;
   cost.tokens = tokens > 0 ? std::min(tokens, text.length()) : text.length();
-  std::int32_t previous = tokenizer.end_of_text();
+  std::int32_t previous = end_of_text;
   for_each_token(text, cost.tokens, [&](std::int32_t token) {
     cost.nats -= std::log(probability(previous, token));
     cost.bytes += static_cast<Index>(tokenizer.bytes(previous, token).size());

@@ -52,8 +52,8 @@ struct TextCost {
   double bits_per_byte() const;
 };
 
-/// The cost of the first `tokens` tokens (0: all) when each is predicted once, the first one after an end of text.
-TextCost cost_of(const TokenStream& text, Index tokens, const Tokenizer& tokenizer,
+/// The cost of the first `tokens` tokens (0: all) when each is predicted once, the first one after `end_of_text`.
+TextCost cost_of(const TokenStream& text, Index tokens, const Tokenizer& tokenizer, std::int32_t end_of_text,
                  const std::function<double(std::int32_t previous, std::int32_t token)>& probability);
 
 }  // namespace yard

@@ -84,7 +84,7 @@ void generate(RankRuntime& runtime, const Options& options, const RunConfig& con
   model.parameters->initialise(runtime.stream(), config.init().seed());
 
   const Random random(1);
-  Generator generator(runtime, *model.transformer, Sampling(), -1);
+  Generator generator(runtime, *model.transformer, Sampling(), {}, {});
   const auto run = [&](Index number) {
     Line line;
     line.number = static_cast<std::size_t>(number);

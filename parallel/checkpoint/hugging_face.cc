@@ -102,8 +102,10 @@ std::string hugging_face_config(const RunConfig& config, DType weights, std::int
   file["initializer_range"] = config.init().deviation();
   file["attention_dropout"] = 0.0;
   file["use_cache"] = true;
-  file["bos_token_id"] = end_of_text;
-  file["eos_token_id"] = end_of_text;
+  if (end_of_text >= 0) {
+    file["bos_token_id"] = end_of_text;
+    file["eos_token_id"] = end_of_text;
+  }
   if (family == nullptr) {
     file[kOwnType] = own_model(model);
   } else {
@@ -114,7 +116,12 @@ std::string hugging_face_config(const RunConfig& config, DType weights, std::int
 }
 
 std::string hugging_face_generation_config(std::int32_t end_of_text) {
-  return json{{"bos_token_id", end_of_text}, {"eos_token_id", end_of_text}, {"do_sample", false}}.dump(2) + "\n";
+  json file = {{"do_sample", false}};
+  if (end_of_text >= 0) {
+    file["bos_token_id"] = end_of_text;
+    file["eos_token_id"] = end_of_text;
+  }
+  return file.dump(2) + "\n";
 }
 
 NameTable names_of_family(const std::string& model_type) {

@@ -21,7 +21,7 @@ struct HuggingFaceConfig {
 HuggingFaceConfig read_hugging_face_config(const std::string& folder);
 
 /// config.json of a resolved configuration: of the family that it is exactly one of, else of model_type `switchyard`, which no other
-/// program knows. `end_of_text` stands before and after each document.
+/// program knows. `end_of_text` stands before and after each document; -1: none.
 std::string hugging_face_config(const RunConfig& resolved, DType weights, std::int32_t end_of_text);
 /// generation_config.json beside it.
 std::string hugging_face_generation_config(std::int32_t end_of_text);

@@ -160,8 +160,8 @@ TEST(Collectives, ValidationIsReportedByItself) {
     TrainerRig trainer(world, config_of(std::string(kConfig) + "}"), data, MeshShape{2, 1});
     trainer->step();
     const auto tokenizer = open_tokenizer("bytes");
-    const Validation validation(data, 10, 8, 2, 0, false, trainer.mesh().batch_shard(), trainer.mesh().batch_shards());
-    (void)trainer->validate(validation, *tokenizer);
+    const Validation validation(data, 10, 8, 2, 0, 0, false, trainer.mesh().batch_shard(), trainer.mesh().batch_shards());
+    (void)trainer->validate(validation, tokenizer.get());
     const StepReport report = trainer->step();
     std::map<std::string_view, int> calls;
     for (const CollectiveRecord& record : report.collectives) ++calls[record.label.kind];

@@ -65,6 +65,37 @@ TEST(Sample, AtTemperatureZeroTakesTheFirstOfTheLargest) {
   EXPECT_EQ(sample(std::vector<float>{-3}, {1, 1, 1}, 0, 0), 0);
 }
 
+TEST(Sample, NeverDrawsWhatIsExcluded) {
+  std::vector<float> logits = some_logits(40, 5);
+  std::vector<std::uint8_t> drawable(40, 1);
+  for (const std::size_t id : {0, 7, 39}) {
+    drawable[id] = 0;
+    logits[id] = id == 7 ? 1e30F : 20;  // far likelier than all others
+  }
+  std::vector<float> without = logits;
+  for (const std::size_t id : {0, 7, 39}) without[id] = -1e30F;
+  for (const double temperature : {0.0, 1e-6, 1.0, 1e6}) {
+    for (const double top_p : {0.2, 1.0}) {
+      for (std::uint64_t position = 0; position < 100; ++position) {
+        const std::int32_t id = sample(logits, Sampling{temperature, top_p, 3}, 1, position, drawable);
+        EXPECT_EQ(drawable[static_cast<std::size_t>(id)], 1) << id;
+        EXPECT_EQ(id, sample(without, Sampling{temperature, top_p, 3}, 1, position)) << "the others keep their shares";
+      }
+    }
+  }
+  const std::vector<std::uint8_t> last = {0, 0, 1};
+  for (const double temperature : {0.0, 1.0}) EXPECT_EQ(sample(std::vector<float>{9, 8, -50}, Sampling{temperature, 1, 1}, 0, 0, last), 2);
+}
+
+TEST(Sample, IdsWithoutTextAreExcluded) {
+  const auto tokenizer = byte_tokenizer();
+  const std::vector<std::uint8_t> drawable = drawable_ids(*tokenizer, std::vector<std::int32_t>{256, 300, 9999, -1}, 512);
+  ASSERT_EQ(drawable.size(), 512U);
+  for (std::size_t id = 0; id < 512; ++id) EXPECT_EQ(drawable[id], id <= 256 || id == 300 ? 1 : 0) << id;
+  EXPECT_EQ(drawable_ids(*tokenizer, {}, 257)[256], 0) << "an end of text that ends nothing has no text";
+  EXPECT_EQ(drawable_ids(*tokenizer, {}, 10), std::vector<std::uint8_t>(10, 1));
+}
+
 TEST(Sample, DependsOnSeedTextAndPositionAlone) {
   const auto logits = some_logits(1000, 9);
   const auto draws = [&](std::uint64_t seed, std::uint64_t number) {

@@ -176,7 +176,7 @@ TEST(Olmoe, GreedyTokensAreTheirs) {
     Rig rig(config_from(fixture.json("config")));
     load(rig, fixture);
     Rank rank;
-    Generator generator(rank.runtime, *rig.model().transformer, {0, 1, 1}, -1);
+    Generator generator(rank.runtime, *rig.model().transformer, {0, 1, 1}, {}, {});
     const Tensor prompts = fixture.read("greedy_prompts", DType::i64);
     const Tensor expected = fixture.read("greedy", DType::i64);
     std::vector<Line> lines;

@@ -122,8 +122,8 @@ TEST(Tokenize, BadLinesAreNamedOrSkipped) {
   const std::string text = folder / "text";
   const std::string prefix = folder / "out";
   const std::vector<std::pair<std::string, std::string>> bad = {
-      {"{\"t\": \"x\", \"score\": NaN}", "is no JSON object: at column 22: "},
-      {"{\"t\": \"x\", \"score\": -Infinity}", "is no JSON object: at column 23: "},
+      {"{\"t\": \"x\", \"score\": NaN}", "is no JSON object: at column 21: "},
+      {"{\"t\": \"x\", \"score\": -Infinity}", "is no JSON object: at column 22: "},
       {"{\"t\": \"\\ud800\"}", "surrogate"},
       {"{\"t\": \"caf\xe9\"}", "byte 0xE9 at column 11 is not UTF-8"},
       {"{\"t\": \"x\"", "is no JSON object: at column"},

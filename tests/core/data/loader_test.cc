@@ -164,7 +164,7 @@ TEST(Validation, PredictsEveryTokenOnceOnAnyNumberOfShards) {
       std::multiset<int> predicted;
       Index targets = 0;
       for (Index shard = 0; shard < shards; ++shard) {
-        const Validation validation(stream, 4, 0, sequences, kEnd, false, shard, shards);
+        const Validation validation(stream, 4, 0, sequences, kEnd, kEnd, false, shard, shards);
         EXPECT_EQ(validation.windows(), 8);
         EXPECT_EQ(validation.targets(), 30);
         for (Index pass = 0; pass < validation.passes(); ++pass) {
@@ -191,23 +191,42 @@ TEST(Validation, PredictsEveryTokenOnceOnAnyNumberOfShards) {
 TEST(Validation, TakesTheFirstWindows) {
   const TemporaryFolder folder;
   const auto stream = counting(folder, {30});
-  const Validation validation(stream, 4, 3, 2, 29, false);
+  const Validation validation(stream, 4, 3, 2, 29, 29, false);
   EXPECT_EQ(validation.windows(), 3);
   EXPECT_EQ(validation.targets(), 12);
   EXPECT_EQ(validation.passes(), 2);
   EXPECT_EQ(values(validation.batch(cpu(), 1).targets), (std::vector<int>{8, 9, 10, 11, -1, -1, -1, -1}));
-  EXPECT_EQ(Validation(stream, 4, 100, 2, 29, false).windows(), 8);
-  EXPECT_EQ(Validation(stream, Index{1} << 20, 0, 1, 29, false).windows(), 1) << "at least one window";
-  EXPECT_THROW(Validation(stream, 4, -1, 2, 29, false), InputError);
+  EXPECT_EQ(Validation(stream, 4, 100, 2, 29, 29, false).windows(), 8);
+  EXPECT_EQ(Validation(stream, Index{1} << 20, 0, 1, 29, 29, false).windows(), 1) << "at least one window";
+  EXPECT_THROW(Validation(stream, 4, -1, 2, 29, 29, false), InputError);
   EXPECT_THROW((void)validation.batch(cpu(), 2), Error);
 }
 
 TEST(Validation, DocumentMaskRestartsPositions) {
   const TemporaryFolder folder;
   const auto stream = counting(folder, {3, 2, 1});  // inputs: end, 0 1 2 | 3 4; token 5 is only a target
-  const Validation validation(stream, 6, 0, 1, 99, true);
+  const Validation validation(stream, 6, 0, 1, 99, 99, true);
   EXPECT_EQ(values(validation.batch(cpu(), 0).ids), (std::vector<int>{99, 0, 1, 2, 3, 4}));
   EXPECT_EQ(values(validation.batch(cpu(), 0).positions), (std::vector<int>{0, 0, 1, 2, 0, 1}));
+}
+
+TEST(Validation, WithoutAStartTheFirstTokenIsOnlyRead) {
+  const TemporaryFolder folder;
+  const auto stream = counting(folder, {10});
+  const Validation validation(stream, 4, 0, 3, -1, -1, false);
+  EXPECT_EQ(validation.windows(), 3);
+  EXPECT_EQ(validation.targets(), 9);
+  EXPECT_EQ(values(validation.batch(cpu(), 0).ids), (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7, 8, -1, -1, -1}));
+  EXPECT_EQ(values(validation.batch(cpu(), 0).targets), (std::vector<int>{1, 2, 3, 4, 5, 6, 7, 8, 9, -1, -1, -1}));
+  EXPECT_EQ(Validation(stream, 4, 1, 1, -1, -1, false).targets(), 4);
+  EXPECT_THROW(Validation(counting(folder, {1}), 4, 0, 1, -1, -1, false), InputError);
+}
+
+TEST(Validation, TheStartIsNoEndOfText) {
+  const TemporaryFolder folder;
+  const auto stream = counting(folder, {6});
+  EXPECT_EQ(values(Validation(stream, 6, 0, 1, 9, 3, true).batch(cpu(), 0).positions), (std::vector<int>{0, 1, 2, 3, 4, 0}));
+  EXPECT_EQ(values(Validation(stream, 6, 0, 1, 3, -1, true).batch(cpu(), 0).positions), (std::vector<int>{0, 1, 2, 3, 4, 5}));
 }
 
 }  // namespace

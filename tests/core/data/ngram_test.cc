@@ -130,14 +130,14 @@ TEST(Ngram, CostCountsNatsOfEveryTokenAndBytesOfText) {
     asked.emplace_back(previous, token);
     return 0.25;
   };
-  const TextCost cost = cost_of(text, 0, *tokenizer, constant);
+  const TextCost cost = cost_of(text, 0, *tokenizer, tokenizer->end_of_text(), constant);
   EXPECT_EQ(cost.tokens, 5);
   EXPECT_EQ(cost.bytes, 3);
   EXPECT_DOUBLE_EQ(cost.nats, 5 * std::log(4.0));
   EXPECT_DOUBLE_EQ(cost.bits_per_byte(), 10.0 / 3);
   EXPECT_EQ(asked, (std::vector<std::pair<int, int>>{{256, 104}, {104, 105}, {105, 256}, {256, 104}, {104, 256}}));
-  EXPECT_EQ(cost_of(text, 2, *tokenizer, constant).bytes, 2);
-  EXPECT_EQ(cost_of(text, 99, *tokenizer, constant).tokens, 5);
+  EXPECT_EQ(cost_of(text, 2, *tokenizer, tokenizer->end_of_text(), constant).bytes, 2);
+  EXPECT_EQ(cost_of(text, 99, *tokenizer, tokenizer->end_of_text(), constant).tokens, 5);
   EXPECT_THROW((void)TextCost().bits_per_byte(), Error);
 }
 
