@@ -72,8 +72,7 @@ int bench_command(int argc, const char* const* argv) {
                                      {"data.document_mask"},      {"checkpoint"},     {"init.checkpoint"}};
   if (kind != "step") unused.insert(unused.end(), {{"run.steps"}, {"data.order"}, {"data.seed"}, {"optimizer"}, {"guard"}});
   check_used("bench " + kind, settings, unused);
-  const bool positions_set =
-      std::any_of(settings.begin(), settings.end(), [](const std::string& each) { return each.starts_with("model.positions="); });
+  const bool positions_set = is_set(settings, "model.positions");
   return run_on_ranks([&](RankRuntime& runtime) {
     RunConfig config;
     agree(runtime.control, [&] {

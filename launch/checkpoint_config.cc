@@ -53,7 +53,8 @@ RunConfig with_initial_checkpoint(RunConfig given) {
   if (!given.data().has_tokenizer()) {
     if (const std::string tokenizer = tokenizer_of_checkpoint(folder, from.config); !tokenizer.empty())
       config.mutable_data()->set_tokenizer(tokenizer);
-    if (!given.data().has_end_of_text() && from.config.data().has_end_of_text())
+    const bool default_end = config.data().tokenizer() == "bytes" && from.config.data().end_of_text() == byte_tokenizer()->end_of_text();
+    if (!given.data().has_end_of_text() && from.config.data().has_end_of_text() && !default_end)
       config.mutable_data()->set_end_of_text(from.config.data().end_of_text());
   }
   check_input(from.window == 0 || from.window >= config.data().length(), "the model in ", folder, " attends to the last ", from.window,

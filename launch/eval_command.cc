@@ -51,6 +51,12 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
   std::unique_ptr<Validation> data;
   agree(runtime.control, [&] {
     check_vocabulary(*stream, scan, loaded.config.model().vocabulary());
+    const bool lacks_ids = loaded.tokenizer != nullptr && scan.largest >= loaded.tokenizer->vocabulary();
+    check_input(!lacks_ids || !is_set(options.settings, "data.tokenizer"), "", stream->name(), " holds id ", scan.largest, " at position ",
+                scan.largest_at, ", beyond the ids of data.tokenizer: name the SentencePiece model that made the tokens, or none");
+    check_input(!loaded.config.data().document_mask() || loaded.end_of_text >= 0 || !stream->document_ends().empty(),
+                "data.document_mask must know where documents end: set data.end_of_text to the id that ends a document in ",
+                stream->name());
     const Index length = options.length > 0 ? options.length : loaded.config.data().length();
     check_input(length <= loaded.config.model().positions(), "--length ", length, " is beyond model.positions, ",
                 loaded.config.model().positions());

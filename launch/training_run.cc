@@ -76,8 +76,10 @@ class Run {
   /// What can be wrong with what was given is found before anything is made, and told once.
   void prepare() {
     agree(runtime_.control, [&] {
-      const RunConfig given = with_initial_checkpoint(load_config(options_.config, options_.settings));
-      tokenizer_named_ = given.data().has_tokenizer();
+      const RunConfig file = load_config(options_.config, options_.settings);
+      const RunConfig given = with_initial_checkpoint(file);
+      // A checkpoint whose tokenizer is the default does not name one.
+      tokenizer_named_ = file.data().has_tokenizer() || (given.data().has_tokenizer() && given.data().tokenizer() != "bytes");
       config_ = resolve(given, runtime_.size);
       check_trainable(config_);
     });

@@ -1,5 +1,7 @@
 #include "launch/unused_settings.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace yard {
@@ -13,6 +15,11 @@ void check_used(std::string_view command, const std::vector<std::string>& settin
                   field.instead.empty() ? "leave it out" : "give " + std::string(field.instead) + " instead");
     }
   }
+}
+
+bool is_set(const std::vector<std::string>& settings, std::string_view path) {
+  return std::any_of(settings.begin(), settings.end(),
+                     [&](const std::string& setting) { return std::string_view(setting).substr(0, setting.find('=')) == path; });
 }
 
 std::vector<UnusedField> fields_of_training() {

@@ -55,7 +55,7 @@ class Declarations {
     check_input(!flag(entry, "single_word"), "added token '", text, "' of ", path,
                 " has single_word true, which is not supported: set it to false if texts may hold the token inside of a word");
     Declared declared;
-    declared.token = {static_cast<std::int32_t>(id), text, flag(entry, "lstrip"), flag(entry, "rstrip")};
+    declared.token = {static_cast<std::int32_t>(id), text, flag(entry, "lstrip"), flag(entry, "rstrip"), true};
     declared.special = flag(entry, "special");
     declared.in_config = in_config;
     const auto [earlier, first] = by_id_.emplace(declared.token.id, declared);
@@ -86,7 +86,7 @@ std::string prepend_scheme(const json& step) {
 
 /// Where a declared token is a piece of the model, whether a text can write it. Throws when it is another piece.
 bool is_added(const Declared& declared, const SentencePiece& model, const std::string& folder) {
-  const auto& [id, text, left, right] = declared.token;
+  const auto& [id, text, left, right, matched] = declared.token;
   if (id >= model.vocabulary()) return true;
   const PieceTable& table = model.table();
   if (id == table.unknown || id == table.start_of_text || id == model.end_of_text()) return false;
@@ -165,8 +165,10 @@ TokenAdditions read_token_additions(const std::string& folder, const SentencePie
   TokenAdditions additions;
   const bool split_special = flag(config, "split_special_tokens");
   for (const auto& [id, declared] : declarations.by_id()) {
-    if ((declared.special && split_special && id < model.vocabulary()) || !is_added(declared, model, folder)) continue;
+    const bool matched = !declared.special || !split_special;
+    if ((!matched && id < model.vocabulary()) || !is_added(declared, model, folder)) continue;
     additions.tokens.push_back(declared.token);
+    additions.tokens.back().matched = matched;
   }
   if (!additions.tokens.empty()) {
     const std::int64_t last = additions.tokens.back().id;
@@ -192,14 +194,15 @@ AddedTokens::AddedTokens(std::unique_ptr<const SentencePiece> model, TokenAdditi
   for (std::size_t number = 0; number < additions_.tokens.size(); ++number) {
     const TokenAdditions::Token& token = additions_.tokens[number];
     const auto id = static_cast<std::size_t>(token.id);
-    trie_.insert(token.text, static_cast<std::int32_t>(number));
+    if (token.matched) trie_.insert(token.text, static_cast<std::int32_t>(number));
     while (table_.pieces.size() <= id) {
       PieceTable::Piece hole;
       hole.kind = Kind::unreachable;
       table_.pieces.push_back(hole);
     }
     table_.pieces[id].text = token.text;
-    table_.pieces[id].kind = Kind::user_defined;
+    table_.pieces[id].kind = token.matched ? Kind::user_defined : Kind::control;
+    if (!token.matched) continue;
     table_.added.push_back({token.id, token.absorbs_left, token.absorbs_right});
     const bool absorbs = token.absorbs_left || token.absorbs_right;
     lossless_ = lossless_ && !absorbs;

@@ -16,6 +16,7 @@ struct TokenAdditions {
     std::int32_t id = -1;
     std::string text;
     bool absorbs_left = false, absorbs_right = false;  // lstrip, rstrip: spaces beside the token are dropped
+    bool matched = true;                               // false: no text can write it
   };
   std::vector<Token> tokens;  // by id, each id and each text once
   /// `legacy` of tokenizer_config.json, prepend_scheme of tokenizer.json.
@@ -25,8 +26,8 @@ struct TokenAdditions {
 
 /// Reads added_tokens_decoder of tokenizer_config.json, added_tokens of tokenizer.json, and added_tokens.json in `folder`, as far as they
 /// exist: the tokens beyond the model's vocabulary, and those of its pieces that they declare as added. Its unknown piece and its start and
-/// end of text stay what a text cannot write, and so do all special tokens with `split_special_tokens`. Throws InputError, naming the file,
-/// for what is damaged, contradicts the model, or is not supported: `single_word`.
+/// end of text stay what a text cannot write; with `split_special_tokens` no text can write a special token. Throws InputError, naming the
+/// file, for what is damaged, contradicts the model, or is not supported: `single_word`.
 TokenAdditions read_token_additions(const std::string& folder, const SentencePiece& model);
 
 /// A SentencePiece model with tokens that are cut out of a text before it: the longest of those that begin leftmost. An added token decodes

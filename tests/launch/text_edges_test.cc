@@ -69,6 +69,13 @@ TEST(TextEdges, AnExplicitTokenizerWins) {
   EXPECT_FALSE(without.contains("bits_per_byte"));
   EXPECT_FALSE(without.contains("bytes"));
   EXPECT_EQ(without["tokens"], 10000) << "the end of text is still known";
+  MegatronWriter writer(program / "beyond", 512);
+  writer.add_document(std::vector<std::int32_t>{1, 2, 400, 3});
+  writer.finish();
+  const json beyond = parse_json(eval("--data beyond").out);
+  EXPECT_EQ(beyond["tokens"], 4);
+  EXPECT_FALSE(beyond.contains("bits_per_byte")) << "the tokenizer has no text for all of them";
+  expect_sentence(eval("--data beyond --set data.tokenizer=bytes"), 2, {"beyond holds id 400 at position 2", "data.tokenizer"});
   ASSERT_EQ(program.run("train --config c --run-dir small --set run.steps=1").code, 0);
   for (const char* words : {"eval --text text", "eval --data text.bin", "generate --prompt a"}) {
     expect_sentence(program.run(std::string(words) + " --checkpoint small --set data.tokenizer=" + kPieces), 2,

@@ -116,6 +116,20 @@ TEST(AddedTokens, WithoutAnyTheModelIsAlone) {
   EXPECT_EQ(folder.open()->encode("<s><control>the"), Folder().open()->encode("<s><control>the"));
 }
 
+TEST(AddedTokens, SpecialTokensMayStayText) {
+  const auto id = static_cast<std::int32_t>(model_size());
+  const std::string entries = R"("added_tokens_decoder": {")" + std::to_string(id) + R"(": {"content": "<a>", "special": true}, ")" +
+                              std::to_string(id + 1) + R"(": {"content": "<b>"}})";
+  const auto open = Folder("tokenizer_config.json", "{" + entries + "}").open();
+  EXPECT_EQ(open->encode("<a><b>"), (std::vector<std::int32_t>{id, id + 1}));
+  const auto split = Folder("tokenizer_config.json", "{" + entries + R"(, "split_special_tokens": true})").open();
+  EXPECT_EQ(split->vocabulary(), id + 2);
+  const std::vector<std::int32_t> ids = split->encode("<a><b>");
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), id), 0);
+  EXPECT_EQ(ids.back(), id + 1);
+  EXPECT_EQ(split->decode(ids), "<a><b>");
+}
+
 TEST(AddedTokens, RejectsWhatCannotBeHonoured) {
   const std::string number = std::to_string(model_size());
   const auto entry = [&](const std::string& id, const std::string& rest) {
