@@ -9,10 +9,10 @@
 
 #include "comm/agree.h"
 #include "comm/text.h"
-#include "core/data/utf8.h"
 #include "launch/command_line.h"
 #include "launch/commands.h"
 #include "launch/generator.h"
+#include "launch/growing_text.h"
 #include "launch/loaded_model.h"
 #include "launch/text_lines.h"
 #include "launch/unused_settings.h"
@@ -55,37 +55,6 @@ std::vector<std::string> read_prompts(RankRuntime& runtime, const Options& optio
   return prompts;
 }
 
-/// Prints a text while it grows. The bytes of a character are held back until all are there.
-class GrowingText {
- public:
-  /// `skipped` ids at the start of the text are not part of it: the start token.
-  GrowingText(const Tokenizer& tokenizer, std::size_t skipped)
-      : tokenizer_(tokenizer), printed_(skipped), before_(tokenizer.end_of_text()) {}
-
-  /// Prints what the ids have beyond those of the call before.
-  void show(std::span<const std::int32_t> ids) {
-    for (; printed_ < ids.size(); ++printed_) {
-      const std::int32_t id = ids[printed_];
-      if (id < 0 || id >= tokenizer_.vocabulary()) continue;
-      pending_ += tokenizer_.bytes(before_, id);
-      before_ = id;
-    }
-    const std::size_t whole = pending_.size() - utf8_unfinished(pending_);
-    std::cout << std::string_view(pending_).substr(0, whole) << std::flush;
-    pending_.erase(0, whole);
-  }
-  void finish() {
-    std::cout << pending_ << "\n" << std::flush;
-    pending_.clear();
-  }
-
- private:
-  const Tokenizer& tokenizer_;
-  std::size_t printed_;
-  std::int32_t before_;
-  std::string pending_;
-};
-
 /// Ids of line i as text, from rank i % ranks to rank 0, which prints. `skipped` is the number of start tokens.
 void print_line(RankRuntime& runtime, LoadedModel& loaded, const Line* line, int owner, std::size_t skipped) {
   Tensor count = Tensor::zeros(runtime.host, {1}, DType::i64);
@@ -123,7 +92,7 @@ void generate(RankRuntime& runtime, LoadedModel& loaded, const Options& options)
   const std::size_t each = std::min<std::size_t>(static_cast<std::size_t>(options.batch), (all.size() + ranks - 1) / ranks);
   bool stopped = false;
   Generator generator(runtime, *loaded.model.transformer, options.sampling, loaded.stop, std::move(drawable));
-  GrowingText growing(*loaded.tokenizer, skipped);
+  GrowingText growing(*loaded.tokenizer, skipped, std::cout);
   const bool several = all.size() > 1;
   const bool prints = !several && runtime.rank == 0;  // the owner of the only line
   for (std::size_t first = 0; first < all.size(); first += each * ranks) {
