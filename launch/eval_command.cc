@@ -150,15 +150,15 @@ int eval_command(int argc, const char* const* argv) {
   po::options_description described("Options");
   described.add_options()  //
       ("checkpoint", po::value(&options.checkpoint),
-       "run directory, a folder such as RUN/checkpoints/step-00000100, or a Hugging Face directory")                   //
-      ("data", po::value(&options.data), "token files to predict, as data.train names them")                           //
-      ("text", po::value(&options.text), "text file to predict, with the checkpoint's tokenizer")                      //
-      ("windows", po::value(&options.windows)->default_value(0), "only the first windows; 0: all")                     //
-      ("length", po::value(&options.length)->default_value(0), "tokens of a window; 0: as in training")                //
-      ("batch", po::value(&options.batch)->default_value(options.batch), "sequences of a rank at once")                //
-      ("ids", po::value(&options.ids), "safetensors file with input_ids (sequences, length) i64, instead of a text")   //
-      ("logits", po::value(&options.logits), "safetensors file to write: logits (sequences, length, vocabulary) f32")  //
-      ("set", po::value(&options.settings)->composing(), "path.to.field=value for the checkpoint's configuration")     //
+       "run directory, a folder such as RUN/checkpoints/step-00000100, or a Hugging Face directory")                                //
+      ("data", po::value(&options.data), "token files to predict, as data.train names them")                                        //
+      ("text", po::value(&options.text), "text file to predict, byte for byte, with the checkpoint's tokenizer or data.tokenizer")  //
+      ("windows", po::value(&options.windows)->default_value(0), "only the first windows; 0: all")                                  //
+      ("length", po::value(&options.length)->default_value(0), "tokens of a window; 0: as in training")                             //
+      ("batch", po::value(&options.batch)->default_value(options.batch), "sequences of a rank at once")                             //
+      ("ids", po::value(&options.ids), "safetensors file with input_ids (sequences, length) i64, instead of a text")                //
+      ("logits", po::value(&options.logits), "safetensors file to write: logits (sequences, length, vocabulary) f32")               //
+      ("set", po::value(&options.settings)->composing(), "path.to.field=value for the checkpoint's configuration")                  //
       ("json", po::bool_switch(&options.json), "one JSON object instead of lines");
   if (!parse_command(argc, argv,
                      "--checkpoint FOLDER (--data PREFIX | --text FILE | --ids FILE --logits FILE)\n\nLoss, perplexity and bits per byte "

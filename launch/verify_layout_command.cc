@@ -18,6 +18,7 @@
 #include "launch/commands.h"
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
+#include "launch/data_tokenizer.h"
 #include "launch/layout_compare.h"
 #include "launch/run_mpirun.h"
 #include "launch/unused_settings.h"
@@ -117,7 +118,9 @@ void check_layout(const Options& options, const std::vector<std::string>& common
   check_input(config.run().device() != RunConfig::Device::cuda,
               "run.device is 'cuda', but layouts of several ranks run on processors only: take run.device=cpu");
   try {
-    check_trainable(resolve(with_initial_checkpoint(config), layout.ranks()));
+    const RunConfig resolved = resolve(with_initial_checkpoint(config), layout.ranks());
+    check_trainable(resolved);
+    (void)open_data_tokenizer(resolved);
   } catch (const InputError& error) {
     fail_input("layout ", layout.name(), ": ", error.what());
   }

@@ -76,6 +76,8 @@ TEST(TextEdges, AnExplicitTokenizerWins) {
   EXPECT_EQ(beyond["tokens"], 4);
   EXPECT_FALSE(beyond.contains("bits_per_byte")) << "the tokenizer has no text for all of them";
   expect_sentence(eval("--data beyond --set data.tokenizer=bytes"), 2, {"beyond holds id 400 at position 2", "data.tokenizer"});
+  expect_sentence(program.run("verify-layout --config c --set data.tokenizer=" + kPieces), 2,
+                  {"layout 1x1: model.vocabulary is 257", "has 340 ids"});
   ASSERT_EQ(program.run("train --config c --run-dir small --set run.steps=1").code, 0);
   for (const char* words : {"eval --text text", "eval --data text.bin", "generate --prompt a"}) {
     expect_sentence(program.run(std::string(words) + " --checkpoint small --set data.tokenizer=" + kPieces), 2,
