@@ -1,11 +1,17 @@
 #include "launch/checkpoint_config.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
 #include <filesystem>
 
 #include "core/data/hugging_face_tokenizer.h"
 #include "core/io/file.h"
 #include "launch/config_reader.h"
 #include "parallel/checkpoint/folder.h"
+#include "parallel/checkpoint/reader.h"
+#include "parallel/families/shared/config_file.h"
 
 namespace yard {
 
@@ -13,6 +19,34 @@ namespace fs = std::filesystem;
 
 namespace {
 constexpr const char* kTokenizerFile = "tokenizer.model";
+
+/// The files of a directory that belong to its tokenizer.
+constexpr std::array kTokenizerFiles = {kTokenizerFile,      "tokenizer.json",      "tokenizer_config.json", "special_tokens_map.json",
+                                        "added_tokens.json", "chat_template.jinja", "chat_template.json",    "vocab.json",
+                                        "merges.txt"};
+
+/// Mixture-of-Experts layers of a model that need not be resolved.
+std::int64_t moe_layers(const RunConfig::Model& model) {
+  return model.layers() / model.moe_every() - std::min(model.first_dense_layers(), model.layers()) / model.moe_every();
+}
+
+/// Takes the coefficient of the balance loss from a checkpoint's configuration, converted to the convention in force, unless one is given.
+/// A Hugging Face directory does not choose the convention, a run does.
+void inherit_balance(const RunConfig& from, RunConfig& config) {
+  const std::int64_t layers = moe_layers(config.model());
+  if (config.losses().has_balance() || !from.losses().has_balance() || config.model().experts() == 1 || layers == 0) return;
+  const auto theirs = from.losses().convention();
+  const bool of_run = from.losses().has_scope();  // resolved
+  if (of_run && !config.losses().has_convention()) config.mutable_losses()->set_convention(theirs);
+  const auto ours = config.losses().convention();
+  double balance = from.losses().balance();
+  const std::int64_t top_k = config.model().has_top_k() ? config.model().top_k() : 2;
+  if (theirs != ours) {
+    balance = theirs == RunConfig::Convention::huggingface ? balance_from_hugging_face(balance, layers, top_k)
+                                                           : balance_to_hugging_face(balance, layers, top_k);
+  }
+  config.mutable_losses()->set_balance(balance);
+}
 }  // namespace
 
 HuggingFaceConfig config_of_checkpoint(const std::string& folder) {
@@ -20,6 +54,20 @@ HuggingFaceConfig config_of_checkpoint(const std::string& folder) {
   HuggingFaceConfig result;
   result.config = parse_config(read_state(folder).config(), folder + "/state.json");
   return result;
+}
+
+std::vector<std::string> directory_notices(const std::string& folder) {
+  if (fs::exists(fs::path(folder) / "state.json")) return {};
+  std::vector<std::string> notices = read_hugging_face_config(folder).notices;
+  const std::vector<std::string> files = model_files(folder);
+  const bool several = files.size() > 1;
+  std::string sentence =
+      several ? fmt::format("the weights in {} are read from {} files, {} to {}", folder, files.size(), files.front(), files.back())
+              : fmt::format("the weights in {} are read from {}", folder, fmt::join(files, ""));
+  if (!several && fs::exists(fs::path(folder) / "model.safetensors.index.json"))
+    sentence += "; model.safetensors.index.json and its files are ignored, as transformers does";
+  notices.push_back(sentence);
+  return notices;
 }
 
 std::string tokenizer_of_checkpoint(const std::string& folder, const RunConfig& config) {
@@ -48,30 +96,42 @@ RunConfig with_initial_checkpoint(RunConfig given) {
   const auto& router = given.model().router();
   if (router.has_kind() && router.kind() != config.model().router().kind()) config.mutable_model()->clear_router();
   config.mutable_model()->MergeFrom(given.model());
-  if (!given.losses().has_balance() && from.config.losses().has_balance() && !fs::exists(fs::path(folder) / "state.json"))
-    config.mutable_losses()->set_balance(from.config.losses().balance());
+  inherit_balance(from.config, config);
   if (!given.data().has_tokenizer()) {
-    if (const std::string tokenizer = tokenizer_of_checkpoint(folder, from.config); !tokenizer.empty())
-      config.mutable_data()->set_tokenizer(tokenizer);
+    std::string tokenizer = tokenizer_of_checkpoint(folder, from.config);
+    // One that cannot be read is not replaced by the default.
+    if (tokenizer.empty() && fs::exists(fs::path(folder) / "tokenizer.json")) tokenizer = "none";
+    if (!tokenizer.empty()) config.mutable_data()->set_tokenizer(tokenizer);
     const bool default_end = config.data().tokenizer() == "bytes" && from.config.data().end_of_text() == byte_tokenizer()->end_of_text();
     if (!given.data().has_end_of_text() && from.config.data().has_end_of_text() && !default_end)
       config.mutable_data()->set_end_of_text(from.config.data().end_of_text());
   }
-  check_input(from.window == 0 || from.window >= config.data().length(), "the model in ", folder, " attends to the last ", from.window,
-              " tokens only (sliding_window), which is not supported for a data.length of ", config.data().length(),
-              ": set data.length to at most ", from.window);
   return config;
 }
 
-std::map<std::string, std::string> checkpoint_texts(const RunConfig& config, DType weights, const Tokenizer* tokenizer) {
+std::map<std::string, std::string> checkpoint_texts(const RunConfig& config, DType weights, const Tokenizer* tokenizer,
+                                                    const std::string& source) {
   const auto end_of_text = static_cast<std::int32_t>(config.data().has_end_of_text() ? config.data().end_of_text() : -1);
-  std::map<std::string, std::string> texts = {{"config.json", hugging_face_config(config, weights, end_of_text)},
-                                              {"generation_config.json", hugging_face_generation_config(end_of_text)}};
-  if (tokenizer == nullptr) return texts;
-  if (config.data().tokenizer() != "bytes") texts[kTokenizerFile] = MappedFile(config.data().tokenizer()).text();
-  const HuggingFaceTokenizer files = hugging_face_tokenizer(*tokenizer);
-  texts["tokenizer.json"] = files.tokenizer_json;
-  texts["tokenizer_config.json"] = files.config_json;
+  std::map<std::string, std::string> texts =
+      hugging_face_configs(config, weights, end_of_text, source.empty() ? KeptConfig() : kept_config(source));
+  std::map<std::string, std::string> kept;
+  for (const char* name : kTokenizerFiles) {
+    const fs::path file = fs::path(source) / name;
+    if (!source.empty() && fs::exists(file)) kept[name] = MappedFile(file.string()).text();
+  }
+  if (tokenizer == nullptr) {
+    texts.insert(kept.begin(), kept.end());
+    return texts;
+  }
+  const bool bytes = config.data().tokenizer() == "bytes";
+  if (!bytes) texts[kTokenizerFile] = MappedFile(config.data().tokenizer()).text();
+  const bool same = !bytes && kept.contains(kTokenizerFile) && kept.at(kTokenizerFile) == texts.at(kTokenizerFile);
+  if (same) texts.insert(kept.begin(), kept.end());
+  if (!same || kept.size() == 1) {
+    const HuggingFaceTokenizer files = hugging_face_tokenizer(*tokenizer);
+    texts["tokenizer.json"] = files.tokenizer_json;
+    texts["tokenizer_config.json"] = files.config_json;
+  }
   return texts;
 }
 

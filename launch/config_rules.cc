@@ -9,6 +9,7 @@
 #include "launch/config_fields.h"
 #include "launch/config_limits.h"
 #include "launch/router_rules.h"
+#include "parallel/checkpoint/hugging_face.h"
 #include "parallel/exchange/exchange.h"
 
 namespace yard {
@@ -52,6 +53,16 @@ void resolve_attention(RunConfig::Model& model, Int length) {
               ": it must be at least as many");
 }
 
+void check_tokens(const RunConfig& config) {
+  const RunConfig::Model& model = config.model();
+  check_input(model.start_token() >= -1 && model.start_token() < model.vocabulary(), "model.start_token is ", model.start_token(),
+              ", but must be below model.vocabulary ", model.vocabulary(), ", or -1 for none");
+  (void)stop_tokens(model);
+  check_input(model.window() == 0 || model.window() >= config.data().length(), "model.window is ", model.window(),
+              " (sliding_window), less than data.length ", config.data().length(),
+              ": attention windows shorter than a sequence are not supported, set data.length to at most ", model.window());
+}
+
 void resolve_experts(RunConfig::Model& model) {
   if (!model.has_top_k()) model.set_top_k(std::min<Int>(2, model.experts()));
   check_input(model.top_k() <= model.experts(), "model.top_k is ", model.top_k(), ", more than the model.experts ", model.experts(),
@@ -68,6 +79,9 @@ void resolve_experts(RunConfig::Model& model) {
                 ", but model.experts is 1, a dense model without Mixture-of-Experts layers: leave it out");
     return;
   }
+  constexpr Int kMostExperts = 10'000'000;  // each has entries of its own in several tables
+  check_input(model.experts() <= kMostExperts / model.layers(), "model.layers x model.experts is ", model.layers(), " x ", model.experts(),
+              ": there can be at most ", kMostExperts, " experts in all layers together");
   const Int first = rounded_up(model.first_dense_layers() + 1, model.moe_every()) * model.moe_every() - 1;
   check_input(first < model.layers(), "no layer is a Mixture-of-Experts layer: with model.first_dense_layers ", model.first_dense_layers(),
               " and model.moe_every ", model.moe_every(), " the first one would be layer ", first, ", counted from 0, of the model.layers ",
@@ -139,6 +153,7 @@ RunConfig resolve(RunConfig config, int ranks, const RouterTable& routers) {
   resolve_mesh(config, ranks);
   resolve_data(config, ranks);
   resolve_attention(*config.mutable_model(), config.data().length());
+  check_tokens(config);
   resolve_experts(*config.mutable_model());
   resolve_router(config, ranks, routers);
   resolve_exchange(config);

@@ -1,12 +1,15 @@
 #include "launch/loaded_model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <iostream>
 
 #include "comm/agree.h"
 #include "launch/checkpoint_config.h"
 #include "launch/config_reader.h"
 #include "launch/config_rules.h"
-#include "launch/model_from_config.h"
+#include "launch/model_fits.h"
 #include "parallel/checkpoint/folder.h"
 #include "parallel/checkpoint/reader.h"
 
@@ -24,9 +27,13 @@ RunConfig config_for_use(RunConfig config, const std::vector<std::string>& setti
   config.clear_mesh();
   for (const std::string& setting : settings) apply_setting(config, setting);
   RunConfig::Data& data = *config.mutable_data();
-  // A Hugging Face directory does not say what windows to take a text in.
+  // Contexts that reach beyond an attention window would need one; within it, attention is complete.
+  const Index window = config.model().window();
+  if (window > 0 && window < config.model().positions()) config.mutable_model()->set_positions(window);
+  // A Hugging Face directory does not say which length to cut texts to.
   if (!data.has_length()) data.set_length(std::min<Index>(config.model().positions(), 1024));
-  if (!given.data().has_length() && given.model().has_positions()) data.set_length(std::min(data.length(), given.model().positions()));
+  if (!given.data().has_length() && (window > 0 || given.model().has_positions()))
+    data.set_length(std::min(data.length(), config.model().positions()));
   data.set_global_batch(ranks);
   data.set_accumulate(1);
   // The layout it was trained in does not matter: experts go to as many ranks as there are, where they divide them.
@@ -56,8 +63,10 @@ void open_text(LoadedModel& loaded, const HuggingFaceConfig& from, const RunConf
   } else if (loaded.tokenizer != nullptr) {
     loaded.end_of_text = loaded.tokenizer->end_of_text();
   }
-  loaded.start = from.start >= 0 ? from.start : loaded.end_of_text;
-  if (loaded.end_of_text >= 0) loaded.stop.push_back(loaded.end_of_text);
+  const RunConfig::Model& model = loaded.config.model();
+  loaded.start = model.has_start_token() ? static_cast<std::int32_t>(model.start_token()) : loaded.end_of_text;
+  loaded.stop = stop_tokens(model);
+  if (loaded.stop.empty() && loaded.end_of_text >= 0) loaded.stop.push_back(loaded.end_of_text);
 }
 
 }  // namespace
@@ -70,9 +79,7 @@ LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint,
     RunConfig given;
     for (const std::string& setting : settings) apply_setting(given, setting);
     loaded.config = resolve(config_for_use(from.config, settings, given, runtime.size), runtime.size);
-    check_input(from.window == 0 || from.window >= loaded.config.model().positions(), "the model in ", loaded.folder,
-                " attends to the last ", from.window, " tokens only (sliding_window), and knows ", loaded.config.model().positions(),
-                " positions, which is not supported: set model.positions to at most ", from.window);
+    check_stored_sizes(loaded.folder, loaded.config);
     open_text(loaded, from, given, text);
   });
   start_watchdog(runtime, loaded.config.run().watchdog_seconds(), "");
@@ -82,6 +89,7 @@ LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint,
   loaded.config.mutable_run()->set_device(choose_device(runtime, loaded.config.run().device()));
   loaded.compute = choose_precision(runtime, loaded.config.run().precision());
   loaded.mesh = runtime.make_mesh(loaded.config.mesh());
+  check_memory(runtime, costs_of(loaded.config), loaded.config, loaded.compute, false);
   agree(runtime.control, [&] {
     loaded.model = build_model(loaded.config, *loaded.mesh, runtime.stream(), loaded.compute);
     loaded.model.allocate(runtime.stream(), *loaded.mesh, false);
@@ -89,6 +97,14 @@ LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint,
     loaded.model.transformer->visit_state([&](State& state) { states.push_back(&state); });
     load_model(runtime.stream(), loaded.folder, *loaded.model.parameters, states, loaded.config.model().experts(),
                loaded.config.model().tied_output(), nullptr);
+    if (runtime.rank != 0) return;
+    std::vector<std::string> notices = directory_notices(loaded.folder);
+    if (loaded.config.model().window() == loaded.config.model().positions()) {
+      notices.push_back(
+          fmt::format("the model in {} attends to the last {} tokens only (sliding_window): longer contexts are not supported",
+                      loaded.folder, loaded.config.model().window()));
+    }
+    for (const std::string& notice : notices) std::cerr << "switchyard: " + notice + "\n";
   });
   return loaded;
 }

@@ -23,6 +23,7 @@
 #include "launch/environment.h"
 #include "launch/memory_table.h"
 #include "launch/metrics_log.h"
+#include "launch/model_fits.h"
 #include "launch/probe.h"
 #include "launch/progress.h"
 #include "launch/run_directory.h"
@@ -82,6 +83,7 @@ class Run {
       tokenizer_named_ = file.data().has_tokenizer() || (given.data().has_tokenizer() && given.data().tokenizer() != "bytes");
       config_ = resolve(given, runtime_.size);
       check_trainable(config_);
+      if (!config_.init().checkpoint().empty()) check_stored_sizes(find_checkpoint(config_.init().checkpoint()), config_);
     });
     start_watchdog(runtime_, config_.run().watchdog_seconds(), "");
     agree(runtime_.control, [&] {
@@ -141,6 +143,11 @@ class Run {
     end_of_text_ = static_cast<std::int32_t>(config_.data().has_end_of_text() ? config_.data().end_of_text() : -1);
   }
 
+  /// The token before the first one of a text; -1: none.
+  std::int32_t start_token() const {
+    return config_.model().has_start_token() ? static_cast<std::int32_t>(config_.model().start_token()) : end_of_text_;
+  }
+
   /// Whether the checkpoint to go on from has all steps already: then nothing is written, and this is said.
   bool finished() {
     if (from_.empty()) return false;
@@ -164,6 +171,7 @@ class Run {
     mesh_ = runtime_.make_mesh(config_.mesh());
     const bool invariant = ops::rows_are_invariant(runtime_.stream(), compute_);  // and the library's code is in memory now
     resident_at_start_ = resident_bytes();
+    check_memory(runtime_, costs_of(config_), config_, compute_, true);
     agree(runtime_.control, [&] {  // all ranks reject a configuration that does not fit the data
       if (!options_.probe.empty()) probe_ = std::make_unique<Probe>(options_.probe, *mesh_);
       trainer_ = std::make_unique<Trainer>(runtime_, *mesh_, probe_ ? probe_->config(config_) : config_, compute_, data_, end_of_text_,
@@ -174,7 +182,7 @@ class Run {
       if (!validation_data_) return;
       const Index sequences = std::max<Index>(1, config_.data().global_batch() / config_.data().accumulate() / mesh_->size());
       validation_ = std::make_unique<Validation>(validation_data_, config_.data().length(), config_.data().validation_windows(), sequences,
-                                                 end_of_text_, end_of_text_, config_.data().document_mask(), mesh_->batch_shard(),
+                                                 start_token(), end_of_text_, config_.data().document_mask(), mesh_->batch_shard(),
                                                  mesh_->batch_shards());
     });
     if (options_.only_steps()) return;
@@ -202,6 +210,9 @@ class Run {
     if (trainer_->model().sees_later_tokens) {
       log_.line("training sees later tokens: what becomes of a token depends on some after it; validation and generation are without that");
     }
+    if (config_.model().experts() > 1 && config_.model().top_k() == 1 && config_.model().router().normalize()) {
+      log_.line("model.router.normalize with model.top_k 1 makes every router weight 1: the router learns from its losses alone");
+    }
     if (!invariant) {
       log_.line("this device's matrix products change with the rows beside a row: other layouts agree to rounding, not bit by bit");
     }
@@ -210,11 +221,14 @@ class Run {
   void go_on_or_start() {
     const std::string folder = run_dir_ + "/checkpoints";
     std::vector<std::string> left;
+    std::vector<std::string> notices;
     agree(runtime_.control, [&] {
       if (!from_.empty()) {
         trainer_->resume(from_);
       } else if (!config_.init().checkpoint().empty()) {
-        trainer_->start_from(find_checkpoint(config_.init().checkpoint()));
+        const std::string initial = find_checkpoint(config_.init().checkpoint());
+        trainer_->start_from(initial);
+        notices = directory_notices(initial);
       }
       if (runtime_.rank != 0) return;
       left = leave_later_checkpoints(folder, trainer_->steps_done());
@@ -227,6 +241,7 @@ class Run {
     });
     if (!from_.empty()) log_.line(fmt::format("goes on from {} at step {}", from_, trainer_->steps_done()));
     for (const std::string& line : left) log_.line(line);
+    for (const std::string& line : notices) log_.line(line);
     CheckpointWriter::Settings settings;
     settings.folder = folder;
     settings.keep = config_.checkpoint().keep();
@@ -235,7 +250,10 @@ class Run {
     settings.background = config_.checkpoint().async();
     settings.names = names_of_model(config_);
     agree(runtime_.control, [&] {
-      if (runtime_.rank == 0) settings.texts = checkpoint_texts(config_, settings.wide ? DType::f32 : compute_, tokenizer_.get());
+      if (runtime_.rank != 0) return;
+      const std::string& initial = config_.init().checkpoint();
+      const std::string source = !from_.empty() || initial.empty() ? from_ : find_checkpoint(initial);
+      settings.texts = checkpoint_texts(config_, settings.wide ? DType::f32 : compute_, tokenizer_.get(), source);
     });
     checkpoints_ = std::make_unique<CheckpointWriter>(settings);
   }

@@ -66,19 +66,20 @@ std::optional<std::uint64_t> bytes_of(const std::vector<Index>& shape, unsigned 
   return total / 8;
 }
 
-/// Parses the header; nlohmann keeps the last of two equal keys, so keys are watched while it parses.
+/// Parses the header. nlohmann keeps the last of two equal keys, so the keys of tensors and of their entries are watched while it parses;
+/// values of further keys, which the reference reader ignores, may be anything.
 json parse_header(const std::string& path, const std::string& text) {
   std::vector<std::set<std::string>> keys;
   const json::parser_callback_t watch = [&](int depth, json::parse_event_t event, json& parsed) {
-    check_input(depth <= 3, path.c_str(), " is not a safetensors file: its header is nested too deeply");
+    check_input(depth <= 128, path.c_str(), " is not a safetensors file: its header is nested too deeply");
     if (event == json::parse_event_t::object_start) {
       keys.emplace_back();
     } else if (event == json::parse_event_t::object_end) {
       keys.pop_back();
     } else if (event == json::parse_event_t::key) {
       const auto name = parsed.get<std::string>();
-      check_input(keys.back().insert(name).second, path.c_str(), " is not a valid safetensors file: its header names '", shown(name),
-                  "' twice");
+      check_input(keys.size() > 2 || keys.back().insert(name).second, path.c_str(), " is not a valid safetensors file: its header names '",
+                  shown(name), "' twice");
     }
     return true;
   };
@@ -95,8 +96,8 @@ bool is_count(const json& value) {
 
 SafetensorsEntry parse_entry(const std::string& path, const std::string& name, const json& value) {
   const auto wrong = [&](const auto&... parts) { fail_input("tensor '", shown(name), "' of ", path, " ", parts...); };
-  if (!value.is_object() || value.size() != 3 || !value.contains("dtype") || !value.contains("shape") || !value.contains("data_offsets")) {
-    wrong("must have exactly a dtype, a shape and data_offsets");
+  if (!value.is_object() || !value.contains("dtype") || !value.contains("shape") || !value.contains("data_offsets")) {
+    wrong("must have a dtype, a shape and data_offsets");
   }
   SafetensorsEntry entry;
   entry.name = name;
@@ -245,6 +246,7 @@ SafetensorsReader::SafetensorsReader(std::string path) : file_(std::move(path)) 
   const json header = parse_header(name, text);
   for (const auto& [key, value] : header.items()) {
     if (key == "__metadata__") {
+      if (value.is_null()) continue;
       const bool plain = value.is_object() && std::all_of(value.begin(), value.end(), [](const json& item) { return item.is_string(); });
       check_input(plain, "the __metadata__ of ", name, " must map strings to strings");
       metadata_ = value.get<std::map<std::string, std::string>>();

@@ -1,23 +1,109 @@
 #include "parallel/checkpoint/hugging_face.h"
 
+#include <fmt/format.h>
 #include <google/protobuf/util/json_util.h>
 
 #include <algorithm>
-#include <fstream>
-#include <vector>
+#include <cmath>
+#include <filesystem>
+#include <set>
+#include <sstream>
 
 #include "core/error.h"
-#include "core/io/json.h"
+#include "core/io/file.h"
 #include "parallel/families/shared/family.h"
 
 namespace yard {
 namespace {
 
+namespace fs = std::filesystem;
 using nlohmann::json;
 using Model = RunConfig::Model;
 
 /// The model_type of a model that belongs to no family.
 constexpr const char* kOwnType = "switchyard";
+constexpr const char* kGenerationFile = "generation_config.json";
+
+json read_object(const std::string& path) {
+  const MappedFile file(path);
+  json content = parse_json(file.text());
+  check_input(content.is_object(), "", path, " is not a JSON object");
+  return content;
+}
+
+/// The ids of eos_token_id: one number, or a list of them; empty if it is not set.
+std::vector<std::int64_t> ids_of(const json& value, const std::string& path) {
+  if (value.is_null()) return {};
+  const json list = value.is_array() ? value : json::array({value});
+  std::vector<std::int64_t> ids;
+  for (const json& id : list) {
+    check_input(id.is_number_integer() && id.get<std::int64_t>() >= 0, "", path, ": eos_token_id is ", value.dump(),
+                ", but must be a token id or a list of them");
+    ids.push_back(id.get<std::int64_t>());
+  }
+  return ids;
+}
+
+/// The tokens at which transformers stops: those of generation_config.json, else those of config.json.
+std::vector<std::int64_t> stop_ids(const json& config, const json& generation, const std::string& folder) {
+  const auto of = [&](const json& file, const char* name) {
+    return file.is_object() ? ids_of(file.value("eos_token_id", json()), folder + "/" + name) : std::vector<std::int64_t>();
+  };
+  const std::vector<std::int64_t> ids = of(generation, kGenerationFile);
+  return ids.empty() ? of(config, "config.json") : ids;
+}
+
+/// model.start_token and model.stop_tokens.
+void read_tokens(const std::string& folder, const ConfigFile& file, Model& model) {
+  const KeptConfig both = kept_config(folder);
+  for (const std::int64_t id : stop_ids(both.config, both.generation, folder)) {
+    check_input(id < model.vocabulary(), "", folder, ": eos_token_id is ", id, ", beyond the vocabulary of ", model.vocabulary());
+    *model.mutable_stop_tokens() += (model.stop_tokens().empty() ? "" : ", ") + std::to_string(id);
+  }
+  if (const json start = file.value("bos_token_id"); !start.is_null()) {
+    const bool valid = start.is_number_integer() && start >= 0 && start < model.vocabulary();
+    check_input(valid, "", file.path(), ": bos_token_id is ", start.dump(), ", beyond the vocabulary of ", model.vocabulary());
+    model.set_start_token(start);
+  }
+  const std::string path = folder + "/tokenizer_config.json";
+  if (!fs::exists(path)) return;
+  const ConfigFile tokenizer(read_object(path), path);
+  if (tokenizer.value("add_bos_token") == false) model.set_start_token(-1);
+}
+
+/// bos_token_id and eos_token_id. Where the directory has the same ids already, in whichever form, nothing changes.
+void write_tokens(const Model& model, std::int32_t end_of_text, const KeptConfig& kept, json& file, json& generation) {
+  json start = model.has_start_token() ? json(model.start_token()) : end_of_text >= 0 ? json(end_of_text) : json();
+  if (start == -1) start = file.value("bos_token_id", json());  // only the tokenizer's files say that none is put before a text
+  if (!start.is_null() && file.value("bos_token_id", json()) != start) {
+    file["bos_token_id"] = start;
+    generation["bos_token_id"] = start;
+  }
+  std::vector<std::int32_t> stop = stop_tokens(model);
+  if (stop.empty() && end_of_text >= 0) stop = {end_of_text};
+  std::vector<std::int64_t> before = stop_ids(kept.config, kept.generation, "");
+  std::sort(before.begin(), before.end());
+  if (stop.empty() || (file.contains("eos_token_id") && std::equal(stop.begin(), stop.end(), before.begin(), before.end()))) return;
+  file["eos_token_id"] = stop.size() == 1 ? json(stop[0]) : json(stop);
+  generation["eos_token_id"] = file["eos_token_id"];
+}
+
+/// Keys that are neither read nor known to have no effect.
+std::vector<std::string> unknown_keys(const ConfigFile& file, const Family& family) {
+  std::set<std::string_view> known;
+  for (const auto& keys : {common_keys(), family.keys}) {
+    for (const ConfigKey& key : keys) {
+      known.insert(key.theirs);
+      if (key.alternative != nullptr) known.insert(key.alternative);
+    }
+  }
+  for (const auto& keys : {common_rule_keys(), keys_without_effect(), family.rule_keys}) known.insert(keys.begin(), keys.end());
+  std::vector<std::string> unknown;
+  for (const auto& [key, value] : file.content().items()) {
+    if (!known.contains(key)) unknown.push_back(key);
+  }
+  return unknown;
+}
 
 void read_precision(const ConfigFile& file, RunConfig& config) {
   json dtype = file.value("dtype");
@@ -50,11 +136,8 @@ const Family* family_of(const std::vector<Family>& table, const Model& model) {
 
 HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
   const std::string path = folder + "/config.json";
-  std::ifstream stream(path);
-  check_input(stream.good(), "cannot read ", path, "; a Hugging Face directory has one");
-  json content = parse_json(stream);
-  check_input(content.is_object(), "", path, " is not a JSON object");
-  ConfigFile file(std::move(content), path);
+  check_input(fs::exists(path), "cannot read ", path, "; a Hugging Face directory has one");
+  ConfigFile file(read_object(path), path);
   HuggingFaceConfig result;
   const json type = file.value("model_type");
   result.family = type.is_string() ? type.get<std::string>() : "";
@@ -69,59 +152,83 @@ HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
   std::string known;
   for (const Family& each : table) known += (known.empty() ? "" : ", ") + std::string(each.model_type);
   check_input(family != nullptr, "", path, " has model_type ", type.dump(), "; those that can be read are ", known, " and ", kOwnType);
+  reject_common(file);
   family->reject(file);
-  if (!file.value("quantization_config").is_null()) file.reject("quantization_config is set (weights must be bf16, f16 or f32)");
   file.check_supported();
 
   for (const ConfigKey& key : common_keys()) file.read(key, model);
   for (const ConfigKey& key : family->keys) file.read(key, model);
   family->read(file, result.config);
-  if (const json start = file.value("bos_token_id"); start.is_number_integer()) {
-    result.start = start;
-    check_input(result.start >= 0 && result.start < model.vocabulary(), "", path, ": bos_token_id is ", start.dump(),
-                ", beyond the vocabulary of ", model.vocabulary());
-  }
-  if (const json window = file.value("sliding_window"); window.is_number_integer()) result.window = window;
+  read_tokens(folder, file, model);
+  const std::vector<std::string> unknown = unknown_keys(file, *family);
+  if (!unknown.empty()) result.notices.push_back(fmt::format("{} has keys that have no effect here: {}", path, fmt::join(unknown, ", ")));
   return result;
 }
 
-std::string hugging_face_config(const RunConfig& config, DType weights, std::int32_t end_of_text) {
+KeptConfig kept_config(const std::string& folder) {
+  const auto content = [&](const char* name) {
+    const std::string path = folder + "/" + name;
+    return fs::exists(path) ? read_object(path) : json();
+  };
+  return {content("config.json"), content(kGenerationFile)};
+}
+
+std::vector<std::int32_t> stop_tokens(const Model& model) {
+  std::vector<std::int32_t> ids;
+  if (!model.has_stop_tokens()) return ids;
+  std::istringstream words(model.stop_tokens());
+  for (std::string word; std::getline(words, word, ',');) {
+    std::istringstream number(word);
+    std::int64_t id = -1;
+    std::string rest;
+    const bool valid = number >> id && !(number >> rest) && id >= 0 && id < model.vocabulary();
+    check_input(valid, "model.stop_tokens is '", model.stop_tokens(), "', but must be token ids below model.vocabulary (",
+                model.vocabulary(), ") separated by commas, such as '2, 300'");
+    ids.push_back(static_cast<std::int32_t>(id));
+  }
+  check_input(!ids.empty(), "model.stop_tokens is empty, but must be token ids separated by commas, such as '2, 300'");
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+std::map<std::string, std::string> hugging_face_configs(const RunConfig& config, DType weights, std::int32_t end_of_text,
+                                                        const KeptConfig& kept) {
   const Model& model = config.model();
   const std::vector<Family> table = family_table();
   const Family* family = family_of(table, model);
-  json file = json::object();
+  const json type = family != nullptr ? family->model_type : kOwnType;
+  const bool same = kept.config.is_object() && kept.config.value("model_type", json()) == type;
+  json file = same ? kept.config : json::object();
+  json generation = kept.generation.is_object() ? kept.generation : json{{"do_sample", false}};
+
+  // A directory's own keys, which may be fewer than those that are set below, keep their spelling.
+  const auto keep_or_set = [&](const char* key, const json& value) {
+    if (!file.contains(key)) file[key] = value;
+  };
+  file["model_type"] = type;
   file["architectures"] = json::array({family != nullptr ? family->architecture : "SwitchyardForCausalLM"});
-  file["model_type"] = family != nullptr ? family->model_type : kOwnType;
-  for (const ConfigKey& key : common_keys()) file[key.theirs] = value_for(key, model);
+  std::vector<ConfigKey> keys = common_keys();
+  if (family != nullptr) keys.insert(keys.end(), family->keys.begin(), family->keys.end());
+  for (const ConfigKey& key : keys) {
+    set_number(file, key.theirs, value_for(key, model));
+    if (key.alternative != nullptr) file.erase(key.alternative);
+  }
   file["hidden_act"] =
       model.activation() == RunConfig::Activation::gelu_tanh ? "gelu_pytorch_tanh" : RunConfig::Activation::Value_Name(model.activation());
-  file["rope_theta"] = model.rope_base();
-  file["rope_parameters"] = {{"rope_theta", model.rope_base()}, {"rope_type", "default"}};
+  set_number(file, "rope_theta", model.rope_base());
+  file["rope_parameters"] = {{"rope_theta", file["rope_theta"]}, {"rope_type", "default"}};
   file["dtype"] = weights == DType::bf16 ? "bfloat16" : "float32";
   file["torch_dtype"] = file["dtype"];
-  file["initializer_range"] = config.init().deviation();
-  file["attention_dropout"] = 0.0;
-  file["use_cache"] = true;
-  if (end_of_text >= 0) {
-    file["bos_token_id"] = end_of_text;
-    file["eos_token_id"] = end_of_text;
-  }
+  keep_or_set("initializer_range", config.init().deviation());
+  keep_or_set("attention_dropout", 0.0);
+  keep_or_set("use_cache", true);
   if (family == nullptr) {
     file[kOwnType] = own_model(model);
   } else {
-    for (const ConfigKey& key : family->keys) file[key.theirs] = value_for(key, model);
     family->write(config, file);
   }
-  return file.dump(2) + "\n";
-}
-
-std::string hugging_face_generation_config(std::int32_t end_of_text) {
-  json file = {{"do_sample", false}};
-  if (end_of_text >= 0) {
-    file["bos_token_id"] = end_of_text;
-    file["eos_token_id"] = end_of_text;
-  }
-  return file.dump(2) + "\n";
+  write_tokens(model, end_of_text, kept, file, generation);
+  return {{"config.json", file.dump(2) + "\n"}, {kGenerationFile, generation.dump(2) + "\n"}};
 }
 
 NameTable names_of_family(const std::string& model_type) {

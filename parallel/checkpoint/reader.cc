@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <set>
 
+#include "core/io/file.h"
 #include "core/io/json.h"
 #include "core/io/safetensors.h"
 #include "core/ops/elementwise.h"
@@ -18,6 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+
+constexpr const char* kSingleFile = "model.safetensors";
 
 /// Readers of a folder's files, opened when first asked for.
 class Files {
@@ -34,37 +36,55 @@ class Files {
   std::map<std::string, std::unique_ptr<SafetensorsReader>> readers_;
 };
 
+/// The file of each tensor of a model, by name. As transformers resolves it: model.safetensors if it exists, else those of the index; an
+/// index beside model.safetensors is of an earlier, larger save.
+std::map<std::string, std::string> files_of_tensors(const fs::path& folder, Files& files) {
+  std::map<std::string, std::string> where;
+  if (fs::exists(folder / kSingleFile)) {
+    for (const auto& entry : files.open(kSingleFile).entries()) where[entry.name] = kSingleFile;
+    return where;
+  }
+  const std::string path = (folder / "model.safetensors.index.json").string();
+  const MappedFile file(path);
+  const json index = parse_json(file.text());
+  check_input(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), "", path,
+              " has no weight_map: it is damaged");
+  for (const auto& [name, in] : index["weight_map"].items()) {
+    check_input(in.is_string(), "", path, " names no file for ", name, ": it is damaged");
+    const auto text = in.get<std::string>();
+    check_input(text.find('/') == std::string::npos, "", path, " names a file outside of its folder, ", text);
+    where[name] = text;
+  }
+  return where;
+}
+
 /// A model's tensors by the names in its files.
 class ModelFiles {
  public:
-  explicit ModelFiles(const fs::path& folder) : folder_(folder), files_(folder) {
-    names_ = names_of_family(read_hugging_face_config(folder.string()).family);
-    const fs::path index_path = folder / "model.safetensors.index.json";
-    if (!fs::exists(index_path)) {
-      for (const auto& entry : files_.open("model.safetensors").entries()) where_[entry.name] = "model.safetensors";
-      return;
-    }
-    std::ifstream stream(index_path);
-    const json index = parse_json(stream);
-    check_input(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), "", index_path.string(),
-                " has no weight_map: it is damaged");
-    for (const auto& [name, file] : index["weight_map"].items()) {
-      check_input(file.is_string(), "", index_path.string(), " names no file for ", name, ": it is damaged");
-      const auto text = file.get<std::string>();
-      check_input(text.find('/') == std::string::npos, "", index_path.string(), " names a file outside of its folder, ", text);
-      where_[name] = text;
-    }
+  explicit ModelFiles(const fs::path& folder)
+      : folder_(folder),
+        files_(folder),
+        names_(names_of_family(read_hugging_face_config(folder.string()).family)),
+        where_(files_of_tensors(folder, files_)) {
+    const auto named = [&](const auto& entry) { return entry.first.starts_with(kPrefix); };
+    base_ = std::none_of(where_.begin(), where_.end(), named);
   }
 
   /// The location of one of our tensors in the files; `tensor` is empty if it is missing.
   StoredPart find(const std::string& name) const {
     for (StoredPart& place : names_.places(name)) {
+      // A base model (MixtralModel instead of MixtralForCausalLM) is saved without the prefix.
+      if (base_ && place.tensor.starts_with(kPrefix)) place.tensor.erase(0, kPrefix.size());
       if (where_.contains(place.tensor)) return place;
     }
     return {};
   }
   /// The name that the tensor should have in the files.
-  std::string stored_name(const std::string& name) const { return names_.stored(name); }
+  std::string stored_name(const std::string& name) const {
+    std::string stored = names_.stored(name);
+    if (base_ && stored.starts_with(kPrefix)) stored.erase(0, kPrefix.size());
+    return stored;
+  }
   const SafetensorsEntry& entry(const std::string& tensor) { return files_.open(where_.at(tensor)).entry(tensor); }
   void read(const StoredPart& place, const Tensor& out) {
     const Index item = std::max<Index>(0, place.item);
@@ -79,10 +99,12 @@ class ModelFiles {
   std::string folder() const { return folder_.string(); }
 
  private:
+  static constexpr std::string_view kPrefix = "model.";
   fs::path folder_;
   Files files_;
   NameTable names_;
   std::map<std::string, std::string> where_;
+  bool base_ = false;  // no name has the prefix "model."
 };
 
 /// Fills values by `read`, which writes host memory, wherever they lie.
@@ -183,7 +205,43 @@ void check_names(ModelFiles& files, const ParameterStore& store, const std::vect
   fail_input("", sentence);
 }
 
+/// The number in "experts.12.": one past it, or 0 if there is none.
+Index count_from(const std::string& name, std::string_view before) {
+  const std::size_t at = name.find(before);
+  if (at == std::string::npos) return 0;
+  const std::string digits = name.substr(at + before.size(), name.find('.', at + before.size()) - at - before.size());
+  if (digits.empty() || digits.size() > 9 || digits.find_first_not_of("0123456789") != std::string::npos) return 0;
+  return std::stoll(digits) + 1;
+}
+
 }  // namespace
+
+StoredSizes stored_sizes(const std::string& folder) {
+  ModelFiles files{fs::path(folder)};
+  StoredSizes sizes;
+  for (const std::string& name : files.names()) {
+    const SafetensorsEntry& entry = files.entry(name);
+    sizes.layers = std::max(sizes.layers, count_from(name, "layers."));
+    sizes.experts = std::max(sizes.experts, count_from(name, ".experts."));
+    if (name.ends_with(".experts.down_proj") && !entry.shape.empty()) sizes.experts = std::max(sizes.experts, entry.shape[0]);
+    sizes.values += entry.elements();
+  }
+  if (const StoredPart embedding = files.find("model.embed_tokens.weight"); !embedding.tensor.empty()) {
+    const SafetensorsEntry& entry = files.entry(embedding.tensor);
+    if (entry.shape.size() == 2) {
+      sizes.vocabulary = entry.shape[0];
+      sizes.width = entry.shape[1];
+    }
+  }
+  return sizes;
+}
+
+std::vector<std::string> model_files(const std::string& folder) {
+  Files files{fs::path(folder)};
+  std::set<std::string> names;
+  for (const auto& [tensor, file] : files_of_tensors(folder, files)) names.insert(file);
+  return {names.begin(), names.end()};
+}
 
 void load_model(Stream& stream, const std::string& folder, ParameterStore& store, const std::vector<State*>& states, Index experts,
                 bool tied_output, ShardedAdamW* optimizer) {

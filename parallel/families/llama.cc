@@ -3,16 +3,13 @@
 namespace yard {
 namespace {
 
-bool matches(const RunConfig::Model& model) { return is_plain(model) && model.experts() == 1; }
+bool matches(const RunConfig::Model& model) { return is_plain(model) && model.experts() == 1 && model.window() == 0; }
 
-void reject(ConfigFile& file) {
-  reject_other_activations(file);
-  reject_scaled_positions(file);
-  reject_biases(file);
-}
+void reject(ConfigFile& file) { reject_common(file); }
 
 void read(const ConfigFile& file, RunConfig& config) {
   RunConfig::Model& model = *config.mutable_model();
+  if (!model.has_positions()) model.set_positions(2048);
   model.set_experts(1);
   if (!model.has_norm_epsilon()) model.set_norm_epsilon(1e-6);
   model.set_rope_base(1e4);

@@ -5,24 +5,22 @@ namespace {
 
 bool matches(const RunConfig::Model& model) { return is_plain(model) && is_plain_mixture(model) && model.router().normalize(); }
 
-void reject(ConfigFile& file) {
-  reject_other_activations(file);
-  reject_scaled_positions(file);
-  reject_biases(file);
-}
+void reject(ConfigFile& file) { reject_common(file); }
 
 void read(const ConfigFile& file, RunConfig& config) {
   RunConfig::Model& model = *config.mutable_model();
+  if (!model.has_positions()) model.set_positions(131072);
   if (!model.has_norm_epsilon()) model.set_norm_epsilon(1e-5);
   model.set_rope_base(1e6);
   read_rotary_base(file, model);
   model.mutable_router()->set_normalize(true);
-  read_balance(file, config);
+  file.read({"sliding_window", "window"}, model);
+  read_balance(file, config, 0.001);
 }
 
 void write(const RunConfig& config, nlohmann::json& file) {
-  file["sliding_window"] = nullptr;
-  file["output_router_logits"] = false;
+  file["sliding_window"] = config.model().window() > 0 ? nlohmann::json(config.model().window()) : nlohmann::json();
+  if (!file.contains("output_router_logits")) file["output_router_logits"] = false;
   write_balance(config, file);
 }
 
@@ -43,6 +41,7 @@ Family mixtral_family() {
   family.keys = {{"num_local_experts", "experts", "num_experts", true},
                  {"num_experts_per_tok", "top_k", nullptr, true},
                  {"router_jitter_noise", "router.jitter"}};
+  family.rule_keys = {"sliding_window", "router_aux_loss_coef"};
   family.matches = matches;
   family.reject = reject;
   family.read = read;

@@ -4,30 +4,30 @@ namespace yard {
 namespace {
 
 bool matches(const RunConfig::Model& model) {
-  return is_plain(model, RunConfig::QkNorm::width) && is_plain_mixture(model) && model.heads() * model.head_width() == model.width();
+  return is_plain(model, RunConfig::QkNorm::width) && is_plain_mixture(model) && model.heads() * model.head_width() == model.width() &&
+         model.window() == 0;
 }
 
 void reject(ConfigFile& file) {
-  reject_other_activations(file);
-  reject_scaled_positions(file);
-  reject_biases(file);
+  reject_common(file);
   file.reject_unless("clip_qkv", nullptr, "queries, keys and values are not clipped");
 }
 
 void read(const ConfigFile& file, RunConfig& config) {
   RunConfig::Model& model = *config.mutable_model();
+  if (!model.has_positions()) model.set_positions(4096);
   model.set_qk_norm(RunConfig::QkNorm::width);
   if (!model.has_norm_epsilon()) model.set_norm_epsilon(1e-5);
   model.set_rope_base(1e4);
   read_rotary_base(file, model);
   if (!model.router().has_normalize()) model.mutable_router()->set_normalize(false);
-  read_balance(file, config);
+  read_balance(file, config, 0.01);
 }
 
 void write(const RunConfig& config, nlohmann::json& file) {
   file["attention_bias"] = false;
   file["clip_qkv"] = nullptr;
-  file["output_router_logits"] = false;
+  if (!file.contains("output_router_logits")) file["output_router_logits"] = false;
   write_balance(config, file);
 }
 
@@ -50,6 +50,7 @@ Family olmoe_family() {
   family.keys = {{"num_experts", "experts", "num_local_experts", true},
                  {"num_experts_per_tok", "top_k", nullptr, true},
                  {"norm_topk_prob", "router.normalize"}};
+  family.rule_keys = {"clip_qkv", "router_aux_loss_coef"};
   family.matches = matches;
   family.reject = reject;
   family.read = read;

@@ -1,3 +1,4 @@
+#include "core/io/file.h"
 #include "core/io/json.h"
 #include "parallel/checkpoint/hugging_face.h"
 
@@ -6,6 +7,7 @@
 #include <fstream>
 
 #include "launch/config_rules.h"
+#include "parallel/families/shared/family.h"
 #include "tests/support/rig.h"
 
 namespace yard {
@@ -57,9 +59,10 @@ TEST(Families, ReadVersions4And5) {
   EXPECT_EQ(model.rope_base(), 1e6);
   EXPECT_EQ(model.positions(), 32768);
   EXPECT_TRUE(model.router().normalize());
-  EXPECT_EQ(old.window, 0);
+  EXPECT_EQ(old.config.model().window(), 0);
   EXPECT_EQ(old.config.run().precision(), RunConfig::Precision::bf16);
-  EXPECT_DOUBLE_EQ(old.config.losses().balance(), 0.02 * 2 / 32);  // a = alpha L / K at perfect balance (numerics, 5.5)
+  EXPECT_EQ(old.config.losses().balance(), 0.02);
+  EXPECT_EQ(old.config.losses().convention(), RunConfig::Convention::huggingface);
 
   json file = version_4();
   file.erase("rope_theta");
@@ -70,7 +73,7 @@ TEST(Families, ReadVersions4And5) {
   const HuggingFaceConfig later = read_back(file.dump());
   EXPECT_EQ(later.config.model().rope_base(), 5e5);
   EXPECT_EQ(later.config.run().precision(), RunConfig::Precision::f32);
-  EXPECT_EQ(later.window, 4096);
+  EXPECT_EQ(later.config.model().window(), 4096);
 }
 
 TEST(Families, RefuseInOneSentence) {
@@ -91,6 +94,64 @@ TEST(Families, RefuseInOneSentence) {
   EXPECT_THAT(refused(json("text")), HasSubstr("is not a JSON object"));
 }
 
+/// parallel/families/README.md says what becomes of every key that the program knows, of those that transformers writes.
+TEST(Families, EveryKeyIsInTheTable) {
+  const std::string page(MappedFile(std::string(YARD_SOURCE) + "/parallel/families/README.md").text());
+  const auto expect = [&](std::string_view key) { EXPECT_THAT(page, HasSubstr("`" + std::string(key) + "`")); };
+  std::vector<ConfigKey> keys = common_keys();
+  std::vector<std::string_view> others = common_rule_keys();
+  for (const std::string_view key : keys_without_effect()) others.push_back(key);
+  for (const Family& family : family_table()) {
+    keys.insert(keys.end(), family.keys.begin(), family.keys.end());
+    others.insert(others.end(), family.rule_keys.begin(), family.rule_keys.end());
+  }
+  for (const ConfigKey& key : keys) {
+    expect(key.theirs);
+    if (key.alternative != nullptr) expect(key.alternative);
+  }
+  for (const std::string_view key : others) expect(key);
+}
+
+/// to_dict() of the three configurations' classes in transformers 4.57 and 5.3: no key is unknown.
+TEST(Families, KnowEveryKeyThatTransformersWrites) {
+  const char* common =
+      R"({"_name_or_path":"","add_cross_attention":false,"architectures":null,"attention_dropout":0.0,"bad_words_ids":null,
+      "begin_suppress_tokens":null,"bos_token_id":1,"chunk_size_feed_forward":0,"cross_attention_hidden_size":null,"decoder_start_token_id":null,
+      "diversity_penalty":0.0,"do_sample":false,"dtype":null,"early_stopping":false,"encoder_no_repeat_ngram_size":0,"eos_token_id":2,
+      "exponential_decay_length_penalty":null,"finetuning_task":null,"forced_bos_token_id":null,"forced_eos_token_id":null,"head_dim":null,
+      "hidden_act":"silu","hidden_size":64,"id2label":{"0":"LABEL_0","1":"LABEL_1"},"initializer_range":0.02,"intermediate_size":96,
+      "is_decoder":false,"is_encoder_decoder":false,"label2id":{"LABEL_0":0,"LABEL_1":1},"length_penalty":1.0,"max_length":20,
+      "max_position_embeddings":128,"min_length":0,"no_repeat_ngram_size":0,"num_attention_heads":4,"num_beam_groups":1,"num_beams":1,
+      "num_hidden_layers":2,"num_key_value_heads":4,"num_return_sequences":1,"output_attentions":false,"output_hidden_states":false,
+      "output_scores":false,"pad_token_id":null,"prefix":null,"problem_type":null,"pruned_heads":{},"remove_invalid_values":false,
+      "repetition_penalty":1.0,"return_dict":true,"return_dict_in_generate":false,"rms_norm_eps":1e-05,"rope_scaling":null,"rope_theta":1e6,
+      "sep_token_id":null,"suppress_tokens":null,"task_specific_params":null,"temperature":1.0,"tf_legacy_loss":false,
+      "tie_encoder_decoder":false,"tie_word_embeddings":false,"tokenizer_class":null,"top_k":50,"top_p":1.0,"torch_dtype":null,
+      "torchscript":false,"transformers_version":"4.57.1","typical_p":1.0,"use_bfloat16":false,"use_cache":true,"vocab_size":300,
+      "rope_parameters":{"rope_theta":1e6,"rope_type":"default"}})";
+  const std::vector<json> families = {{{"model_type", "mixtral"},
+                                       {"num_experts_per_tok", 2},
+                                       {"num_local_experts", 4},
+                                       {"output_router_logits", false},
+                                       {"router_aux_loss_coef", 0.001},
+                                       {"router_jitter_noise", 0.0},
+                                       {"sliding_window", nullptr}},
+                                      {{"model_type", "llama"}, {"attention_bias", false}, {"mlp_bias", false}, {"pretraining_tp", 1}},
+                                      {{"model_type", "olmoe"},
+                                       {"attention_bias", false},
+                                       {"clip_qkv", nullptr},
+                                       {"norm_topk_prob", false},
+                                       {"num_experts", 8},
+                                       {"num_experts_per_tok", 2},
+                                       {"output_router_logits", false},
+                                       {"router_aux_loss_coef", 0.01}}};
+  for (const json& family : families) {
+    json file = parse_json(common);
+    file.update(family);
+    EXPECT_THAT(read_back(file.dump()).notices, testing::IsEmpty()) << family.at("model_type");
+  }
+}
+
 json olmoe() {
   return {{"model_type", "olmoe"},   {"vocab_size", 50304},       {"hidden_size", 2048},         {"intermediate_size", 1024},
           {"num_hidden_layers", 16}, {"num_attention_heads", 16}, {"num_key_value_heads", 16},   {"max_position_embeddings", 4096},
@@ -109,7 +170,7 @@ TEST(Families, ReadOlmoe) {
   EXPECT_EQ(model.rope_base(), 1e4);
   EXPECT_EQ(model.norm_epsilon(), 1e-5);
   EXPECT_FALSE(model.router().normalize());
-  EXPECT_DOUBLE_EQ(read.config.losses().balance(), 0.01 * 8 / 16);
+  EXPECT_EQ(read.config.losses().balance(), 0.01);
   const auto with = [](const std::string& key, const json& value) {
     json file = olmoe();
     file[key] = value;
@@ -147,7 +208,7 @@ RunConfig model_of(const std::string& text) {
 
 TEST(Families, WriteWhatTheModelExactlyIs) {
   const auto family = [](const std::string& text) {
-    return parse_json(hugging_face_config(model_of(text), DType::f32, 1)).at("model_type").get<std::string>();
+    return parse_json(hugging_face_configs(model_of(text), DType::f32, 1).at("config.json")).at("model_type").get<std::string>();
   };
   EXPECT_EQ(family("model { experts: 4 }"), "mixtral");
   EXPECT_EQ(family("model { experts: 4 kv_heads: 2 tied_output: true head_width: 16 router { jitter: 0.1 capacity_factor: 1 } }"),
@@ -173,9 +234,15 @@ TEST(Families, ReadWhatTheyWrite) {
         "model { experts: 4 kv_heads: 2 qk_norm: width router { normalize: false } } losses { balance: 0.03 }",
         "model { experts: 4 top_k: 1 moe_every: 2 post_norms: true activation: gelu_tanh router { capacity_factor: 1.25 } }"}) {
     const RunConfig config = model_of(text);
-    const HuggingFaceConfig again = read_back(hugging_face_config(config, DType::bf16, 7));
+    const HuggingFaceConfig again = read_back(hugging_face_configs(config, DType::bf16, 7).at("config.json"));
     RunConfig resolved = config_of("data { length: 16 global_batch: 4 }");
     resolved.mutable_model()->MergeFrom(again.config.model());
+    if (again.family != "switchyard") {
+      EXPECT_EQ(resolved.model().start_token(), 7);
+      EXPECT_EQ(resolved.model().stop_tokens(), "7");
+      resolved.mutable_model()->clear_start_token();
+      resolved.mutable_model()->clear_stop_tokens();
+    }
     resolved = resolve(resolved, 1);
     resolved.mutable_model()->set_dense_hidden(config.model().dense_hidden());
     EXPECT_EQ(resolved.model().ShortDebugString(), [&] {
@@ -186,7 +253,7 @@ TEST(Families, ReadWhatTheyWrite) {
     }()) << text;
     EXPECT_EQ(again.config.run().precision(), RunConfig::Precision::bf16);
     if (again.family == "mixtral" || again.family == "olmoe") {
-      EXPECT_NEAR(again.config.losses().balance(), 0.03, 1e-15);
+      EXPECT_NEAR(balance_from_hugging_face(again.config.losses().balance(), 4, config.model().top_k()), 0.03, 1e-15);
     }
   }
 }

@@ -56,7 +56,7 @@ CheckpointWriter::Settings writer_settings(const std::string& folder, const RunC
   settings.folder = folder;
   const RunConfig resolved = resolve(config, 1, routers);
   settings.names = names_of_model(resolved);
-  settings.texts = {{"config.json", hugging_face_config(resolved, DType::f32, 0)}};
+  settings.texts = hugging_face_configs(resolved, DType::f32, 0);
   return settings;
 }
 

@@ -16,10 +16,6 @@ std::vector<std::string_view> joined(std::vector<std::string_view> own, const st
   return own;
 }
 
-void normalize_rules(Settings& settings, const RouterFacts& facts) {
-  settings.fill("normalize", facts.top_k > 1);
-  check_input(facts.top_k > 1 || !settings.get<bool>("normalize"), "", settings.path("normalize"),
-              " is true with model.top_k 1: every weight would be constant and the router would learn nothing from it; leave it out");
-}
+void normalize_rules(Settings& settings, const RouterFacts& facts) { settings.fill("normalize", facts.top_k > 1); }
 
 }  // namespace yard

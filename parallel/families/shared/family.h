@@ -14,14 +14,15 @@ namespace yard {
 struct Family {
   std::string_view model_type, architecture;
   NameTable names;
-  std::vector<ConfigKey> keys;  // besides common_keys()
+  std::vector<ConfigKey> keys;                // besides common_keys()
+  std::vector<std::string_view> rule_keys{};  // other keys that the functions below read, besides common_rule_keys()
   /// Whether a resolved model belongs exactly to this family, so that its checkpoints are written as such.
   bool (*matches)(const RunConfig::Model&) = nullptr;
   /// Rejects what a config.json requires and is not supported.
   void (*reject)(ConfigFile&) = nullptr;
   /// Called after the keys have been read: sets the family's defaults for missing keys, and fields that correspond to no key.
   void (*read)(const ConfigFile&, RunConfig&) = nullptr;
-  /// Adds the entries of config.json besides the keys.
+  /// Adds the entries of config.json besides the keys. The file already holds those of the directory that the run started from, if any.
   void (*write)(const RunConfig&, nlohmann::json&) = nullptr;
 };
 
