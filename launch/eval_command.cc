@@ -8,6 +8,7 @@
 
 #include "comm/agree.h"
 #include "core/io/file.h"
+#include "core/io/json.h"
 #include "core/io/safetensors.h"
 #include "launch/command_line.h"
 #include "launch/commands.h"
@@ -61,11 +62,14 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
   if (runtime.rank != 0) return;
   const double seconds = seconds_between(start, Clock::now());
   if (options.json) {
-    std::cout
-        << fmt::format(
-               R"({{"loss": {:.9g}, "perplexity": {:.9g}, "bits_per_byte": {:.9g}, "tokens": {}, "bytes": {}, "windows": {}, "seconds": {:.3f}}})",
-               result.loss(), result.perplexity(), result.bits_per_byte(), result.targets, result.bytes, data->windows(), seconds)
-        << std::endl;
+    const nlohmann::ordered_json object = {{"loss", result.loss()},
+                                           {"perplexity", result.perplexity()},
+                                           {"bits_per_byte", result.bits_per_byte()},
+                                           {"tokens", result.targets},
+                                           {"bytes", result.bytes},
+                                           {"windows", data->windows()},
+                                           {"seconds", seconds}};
+    std::cout << json_text(object) << std::endl;
   } else {
     std::cout << fmt::format(
                      "loss           {:.4f} nats a token\nperplexity     {:.2f}\nbits per byte  {:.4f}\ntokens         {} in {} windows, "
@@ -149,7 +153,7 @@ int eval_command(int argc, const char* const* argv) {
       ("ids", po::value(&options.ids), "safetensors file with input_ids (sequences, length) i64, instead of a text")   //
       ("logits", po::value(&options.logits), "safetensors file to write: logits (sequences, length, vocabulary) f32")  //
       ("set", po::value(&options.settings)->composing(), "path.to.field=value for the checkpoint's configuration")     //
-      ("json", po::bool_switch(&options.json), "one JSON object instead of lines");
+      ("json", po::bool_switch(&options.json), "one JSON object instead of lines; a number that is not finite is null");
   if (!parse_command(argc, argv,
                      "--checkpoint FOLDER (--data PREFIX | --text FILE | --ids FILE --logits FILE)\n\nLoss, perplexity and bits per byte "
                      "of a checkpoint, or its logits; under mpirun the experts are spread over all ranks.",
