@@ -1,6 +1,7 @@
 #include "launch/loaded_model.h"
 
 #include <algorithm>
+#include <iostream>
 
 #include "comm/agree.h"
 #include "launch/checkpoint_config.h"
@@ -15,7 +16,9 @@ LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint,
                             bool needs_text) {
   LoadedModel loaded;
   agree(runtime.control, [&] {
-    loaded.folder = find_checkpoint(checkpoint);
+    std::string note;
+    loaded.folder = find_checkpoint(checkpoint, &note);
+    if (runtime.rank == 0 && !note.empty()) std::cerr << "switchyard: " + note + "\n" << std::flush;
     const HuggingFaceConfig from = config_of_checkpoint(loaded.folder);
     RunConfig config = from.config;
     for (const std::string& setting : settings) apply_setting(config, setting);
