@@ -1,6 +1,7 @@
 #include "comm/agree.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 
 #include "comm/text.h"
@@ -12,8 +13,19 @@ YARD_COLLECTIVE kAgree{"agree"};
 
 }  // namespace
 
+std::string sentence_of(const std::exception& error) {
+  const auto* failed = dynamic_cast<const std::filesystem::filesystem_error*>(&error);
+  return failed != nullptr ? "cannot access " + failed->path1().string() + ": " + failed->code().message() : error.what();
+}
+
 int exit_code_of(const std::exception& error) {
   if (const auto* agreed = dynamic_cast<const AgreedError*>(&error)) return agreed->exit_code();
+  if (const auto* failed = dynamic_cast<const std::filesystem::filesystem_error*>(&error)) {
+    for (const std::errc path : {std::errc::permission_denied, std::errc::too_many_symbolic_link_levels, std::errc::filename_too_long,
+                                 std::errc::not_a_directory, std::errc::no_such_file_or_directory}) {
+      if (failed->code() == path) return 2;
+    }
+  }
   return dynamic_cast<const InputError*>(&error) != nullptr ? 2 : 1;
 }
 
@@ -24,7 +36,7 @@ void agree(Communicator& control, const std::function<void()>& body) {
     body();
   } catch (const std::exception& error) {
     code = exit_code_of(error);
-    sentence = error.what();
+    sentence = sentence_of(error);
   } catch (...) {
     code = 1;
     sentence = "an exception of an unknown kind was thrown";

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "comm/communicator.h"
 
@@ -20,7 +21,11 @@ class AgreedError : public Error {
   bool reports_;
 };
 
-/// The program's exit code after an error: 2 for an InputError, an AgreedError's own, 1 for any other.
+/// The sentence of an error. Those of std::filesystem become "cannot access PATH: Permission denied".
+std::string sentence_of(const std::exception& error);
+
+/// The program's exit code after an error: 2 for an InputError and for paths that cannot be followed, an AgreedError's own, 1 for any
+/// other.
 int exit_code_of(const std::exception& error);
 
 /// Runs `body`, which must not use a communicator, on every rank. If it throws on any rank, all ranks throw AgreedError with the message of

@@ -65,7 +65,7 @@ int baselines_command(int argc, const char* const* argv) {
   if ((*given)["json"].as<bool>()) {
     const nlohmann::ordered_json result = {
         {"unigram", one.bits_per_byte()}, {"bigram", two.bits_per_byte()}, {"tokens", one.tokens}, {"bytes", one.bytes}};
-    std::cout << result.dump() << "\n";
+    std::cout << json_text(result) << "\n";
   } else {
     std::cout << fmt::format("unigram  {:.4f} bits per byte\nbigram   {:.4f} bits per byte   ({} tokens, {} bytes)\n", one.bits_per_byte(),
                              two.bits_per_byte(), one.tokens, one.bytes);

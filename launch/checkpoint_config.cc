@@ -50,21 +50,21 @@ void inherit_balance(const RunConfig& from, RunConfig& config) {
 }  // namespace
 
 HuggingFaceConfig config_of_checkpoint(const std::string& folder) {
-  if (!fs::exists(fs::path(folder) / "state.json")) return read_hugging_face_config(folder);
+  if (!path_exists(folder + "/state.json")) return read_hugging_face_config(folder);
   HuggingFaceConfig result;
   result.config = parse_config(read_state(folder).config(), folder + "/state.json");
   return result;
 }
 
 std::vector<std::string> directory_notices(const std::string& folder) {
-  if (fs::exists(fs::path(folder) / "state.json")) return {};
+  if (path_exists(folder + "/state.json")) return {};
   std::vector<std::string> notices = read_hugging_face_config(folder).notices;
   const std::vector<std::string> files = model_files(folder);
   const bool several = files.size() > 1;
   std::string sentence =
       several ? fmt::format("the weights in {} are read from {} files, {} to {}", folder, files.size(), files.front(), files.back())
               : fmt::format("the weights in {} are read from {}", folder, fmt::join(files, ""));
-  if (!several && fs::exists(fs::path(folder) / "model.safetensors.index.json"))
+  if (!several && path_exists(folder + "/model.safetensors.index.json"))
     sentence += "; model.safetensors.index.json and its files are ignored, as transformers does";
   notices.push_back(sentence);
   return notices;
@@ -72,14 +72,14 @@ std::vector<std::string> directory_notices(const std::string& folder) {
 
 std::string tokenizer_of_checkpoint(const std::string& folder, const RunConfig& config) {
   const fs::path file = fs::path(folder) / kTokenizerFile;
-  if (fs::exists(file)) return file.string();
+  if (path_exists(file.string())) return file.string();
   return config.data().has_tokenizer() ? config.data().tokenizer() : std::string();  // of a run whose tokenizer has no file: bytes
 }
 
 std::unique_ptr<const Tokenizer> open_tokenizer_of(const std::string& folder, const RunConfig& config) {
   const std::string name = tokenizer_of_checkpoint(folder, config);
   check_input(!name.empty(), "", folder, " has no ", kTokenizerFile,
-              fs::exists(fs::path(folder) / "tokenizer.json") ? ", only a tokenizer.json, which is not read here" : "",
+              path_exists(folder + "/tokenizer.json") ? ", only a tokenizer.json, which is not read here" : "",
               ": put the SentencePiece model of its tokenizer beside the weights under that name, or work with token ids (eval --ids)");
   return open_tokenizer(name);
 }
@@ -100,7 +100,7 @@ RunConfig with_initial_checkpoint(RunConfig given) {
   if (!given.data().has_tokenizer()) {
     std::string tokenizer = tokenizer_of_checkpoint(folder, from.config);
     // One that cannot be read is not replaced by the default.
-    if (tokenizer.empty() && fs::exists(fs::path(folder) / "tokenizer.json")) tokenizer = "none";
+    if (tokenizer.empty() && path_exists(folder + "/tokenizer.json")) tokenizer = "none";
     if (!tokenizer.empty()) config.mutable_data()->set_tokenizer(tokenizer);
     const bool default_end = config.data().tokenizer() == "bytes" && from.config.data().end_of_text() == byte_tokenizer()->end_of_text();
     if (!given.data().has_end_of_text() && from.config.data().has_end_of_text() && !default_end)
@@ -117,7 +117,7 @@ std::map<std::string, std::string> checkpoint_texts(const RunConfig& config, DTy
   std::map<std::string, std::string> kept;
   for (const char* name : kTokenizerFiles) {
     const fs::path file = fs::path(source) / name;
-    if (!source.empty() && fs::exists(file)) kept[name] = MappedFile(file.string()).text();
+    if (!source.empty() && path_exists(file.string())) kept[name] = read_text_file(file.string());
   }
   if (tokenizer == nullptr) {
     texts.insert(kept.begin(), kept.end());

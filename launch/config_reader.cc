@@ -4,13 +4,8 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <google/protobuf/text_format.h>
 
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-
 #include "core/error.h"
+#include "core/io/file.h"
 #include "launch/config_fields.h"
 #include "launch/text_lines.h"
 
@@ -183,13 +178,7 @@ RunConfig parse_config(const std::string& text, const std::string& name) {
   return config;
 }
 
-RunConfig read_config(const std::string& path) {
-  check_input(!std::filesystem::is_directory(path), "cannot read the configuration ", path, ": it is a folder");
-  std::ifstream file(path, std::ios::binary);
-  check_input(file.good(), "cannot read the configuration ", path, ": ", std::strerror(errno));
-  const std::string text(std::istreambuf_iterator<char>(file), {});
-  return parse_config(text, path);
-}
+RunConfig read_config(const std::string& path) { return parse_config(read_text_file(path), path); }
 
 void apply_setting(RunConfig& config, const std::string& setting) {
   const std::size_t equals = setting.find('=');

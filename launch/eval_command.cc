@@ -9,6 +9,7 @@
 
 #include "comm/agree.h"
 #include "core/io/file.h"
+#include "core/io/json.h"
 #include "core/io/safetensors.h"
 #include "launch/command_line.h"
 #include "launch/commands.h"
@@ -70,10 +71,13 @@ void evaluate_text(RankRuntime& runtime, LoadedModel& loaded, const Options& opt
   const double seconds = seconds_between(start, Clock::now());
   const std::optional<double> bits = result.bits_per_byte();
   if (options.json) {
-    std::cout << fmt::format(R"({{"loss": {:.9g}, "perplexity": {:.9g}, {}"tokens": {}, {}"windows": {}, "seconds": {:.3f}}})",
-                             result.loss(), result.perplexity(), bits ? fmt::format(R"("bits_per_byte": {:.9g}, )", *bits) : "",
-                             result.targets, bits ? fmt::format(R"("bytes": {}, )", result.bytes) : "", data->windows(), seconds)
-              << std::endl;
+    nlohmann::ordered_json object = {{"loss", result.loss()}, {"perplexity", result.perplexity()}};
+    if (bits) object["bits_per_byte"] = *bits;
+    object["tokens"] = result.targets;
+    if (bits) object["bytes"] = result.bytes;
+    object["windows"] = data->windows();
+    object["seconds"] = seconds;
+    std::cout << json_text(object) << std::endl;
   } else {
     std::cout << fmt::format("loss           {:.4f} nats a token\nperplexity     {:.2f}\n{}tokens         {} in {} windows{}\n",
                              result.loss(), result.perplexity(), bits ? fmt::format("bits per byte  {:.4f}\n", *bits) : "", result.targets,
@@ -159,7 +163,7 @@ int eval_command(int argc, const char* const* argv) {
       ("ids", po::value(&options.ids), "safetensors file with input_ids (sequences, length) i64, instead of a text")                //
       ("logits", po::value(&options.logits), "safetensors file to write: logits (sequences, length, vocabulary) f32")               //
       ("set", po::value(&options.settings)->composing(), "path.to.field=value for the checkpoint's configuration")                  //
-      ("json", po::bool_switch(&options.json), "one JSON object instead of lines");
+      ("json", po::bool_switch(&options.json), "one JSON object instead of lines; a number that is not finite is null");
   if (!parse_command(argc, argv,
                      "--checkpoint FOLDER (--data PREFIX | --text FILE | --ids FILE --logits FILE)\n\nLoss, perplexity and bits per byte "
                      "of a checkpoint, or its logits; under mpirun the experts are spread over all ranks.",

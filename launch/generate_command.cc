@@ -1,14 +1,10 @@
 #include <algorithm>
 #include <boost/program_options.hpp>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 
 #include "comm/agree.h"
 #include "comm/text.h"
+#include "core/io/file.h"
 #include "launch/command_line.h"
 #include "launch/commands.h"
 #include "launch/generator.h"
@@ -38,10 +34,7 @@ std::vector<std::string> read_prompts(RankRuntime& runtime, const Options& optio
   std::string text;
   agree(runtime.control, [&] {
     if (runtime.rank != 0) return;
-    check_input(!std::filesystem::is_directory(options.prompts), "cannot read the prompts of ", options.prompts, ": it is a folder");
-    std::ifstream file(options.prompts, std::ios::binary);
-    check_input(file.good(), "cannot read the prompts of ", options.prompts, ": ", std::strerror(errno));
-    const std::string bytes(std::istreambuf_iterator<char>(file), {});
+    const std::string bytes = read_text_file(options.prompts);
     text = without_byte_order_mark(bytes, options.prompts);
     check_input(text.find_first_not_of("\r\n") != std::string::npos, "there is no prompt in ", options.prompts, "; write one a line");
   });

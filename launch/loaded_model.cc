@@ -74,7 +74,9 @@ void open_text(LoadedModel& loaded, const HuggingFaceConfig& from, const RunConf
 LoadedModel load_checkpoint(RankRuntime& runtime, const std::string& checkpoint, const std::vector<std::string>& settings, TextUse text) {
   LoadedModel loaded;
   agree(runtime.control, [&] {
-    loaded.folder = find_checkpoint(checkpoint);
+    std::string note;
+    loaded.folder = find_checkpoint(checkpoint, &note);
+    if (runtime.rank == 0 && !note.empty()) std::cerr << "switchyard: " + note + "\n" << std::flush;
     const HuggingFaceConfig from = config_of_checkpoint(loaded.folder);
     RunConfig given;
     for (const std::string& setting : settings) apply_setting(given, setting);

@@ -9,8 +9,10 @@
 #include "comm/mpi.h"
 #include "launch/baselines_command.h"
 #include "launch/build_info.h"
+#include "launch/bus_error.h"
 #include "launch/commands.h"
 #include "launch/config_fields.h"
+#include "launch/output.h"
 #include "launch/tokenize_command.h"
 #include "launch/tokenizer_command.h"
 
@@ -75,9 +77,14 @@ int tell(const std::string& sentence, int code) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  yard::open_standard_descriptors();
+  yard::report_bus_errors();
   try {
-    return run(argc, argv);
+    yard::Output output;
+    const int code = run(argc, argv);
+    output.finish();
+    return code;
   } catch (const std::exception& error) {
-    return tell(error.what(), yard::exit_code_of(error));
+    return tell(yard::sentence_of(error), yard::exit_code_of(error));
   }
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "core/error.h"
 #include "core/io/json.h"
@@ -14,17 +15,22 @@ using nlohmann::json;
 std::string steps_file(const std::string& folder, int rank) { return folder + "/rank-" + std::to_string(rank) + ".jsonl"; }
 std::string routing_file(const std::string& folder, int rank) { return folder + "/rank-" + std::to_string(rank) + ".routing"; }
 
+/// A number; one that is not finite is null in JSON.
+double number_of(const json& value) { return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>(); }
+
 ProbeStep parse_step(const std::string& line) {
   const json object = parse_json(line);
   ProbeStep step;
   step.step = object.at("step");
-  step.loss = object.at("loss");
-  step.balance_loss = object.at("balance_loss");
-  step.z_loss = object.at("z_loss");
+  step.loss = number_of(object.at("loss"));
+  step.balance_loss = number_of(object.at("balance_loss"));
+  step.z_loss = number_of(object.at("z_loss"));
   const json& norms = object.at("norms");
-  step.norms = {norms.at("all"), norms.at("dense"), norms.at("router"), norms.at("expert")};
+  step.norms = {number_of(norms.at("all")), number_of(norms.at("dense")), number_of(norms.at("router")), number_of(norms.at("expert"))};
   step.tokens_per_expert = object.at("tokens_per_expert").get<std::vector<std::vector<Index>>>();
-  for (const auto& [name, values] : object.at("gradients").items()) step.gradients[name] = {values.at(0), values.at(1), values.at(2)};
+  for (const auto& [name, values] : object.at("gradients").items()) {
+    step.gradients[name] = {number_of(values.at(0)), number_of(values.at(1)), values.at(2)};
+  }
   return step;
 }
 

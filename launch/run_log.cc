@@ -1,6 +1,7 @@
 #include "launch/run_log.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,13 +9,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 
+#include "core/error.h"
 #include "core/io/file.h"
 
 namespace yard {
 
 namespace {
 constexpr std::string_view kClearLine = "\r\x1b[K";
+constexpr int kScreenMilliseconds = 1000;  // that a screen may take before a line is dropped
 
 /// Whether the stdout of the process that started this one is a terminal; no where it cannot be seen.
 bool parent_has_terminal() {
@@ -38,12 +42,19 @@ RunLog::RunLog(int screen) : screen_(screen), terminal_(is_terminal(screen)) {}
 
 RunLog::~RunLog() { end_status(); }
 
-void RunLog::show(std::string_view bytes) const {
-  // The screen may go away (a closed pipe); the run does not depend on it.
+void RunLog::show(std::string_view bytes) {
+  // The screen may be a full disk; training continues, and check_screen() reports it at the end.
   while (screen_ >= 0 && !bytes.empty()) {
     const ssize_t count = ::write(screen_, bytes.data(), bytes.size());
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return;
+    if (count < 0 && errno == EAGAIN) {
+      pollfd writable{screen_, POLLOUT, 0};
+      if (::poll(&writable, 1, kScreenMilliseconds) != 0) continue;
+    }
+    if (count <= 0) {
+      screen_error_ = errno;
+      return;
+    }
     bytes.remove_prefix(static_cast<std::size_t>(count));
   }
 }
@@ -52,6 +63,11 @@ int RunLog::columns() const {
   winsize size{};
   if (terminal_ && ::ioctl(screen_, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
   return 80;
+}
+
+void RunLog::check_screen() const {
+  if (screen_error_ != 0)
+    fail("cannot write to stdout: ", std::strerror(screen_error_), file_ ? "; the lines are in " + file_->path() : "");
 }
 
 void RunLog::open(const std::string& run_directory) {

@@ -31,14 +31,18 @@ class RunLog {
   /// Leaves the status line as it stands and goes below it.
   void end_status();
 
+  /// Throws Error if something could not be written to the screen.
+  void check_screen() const;
+
   bool silent() const noexcept { return screen_ < 0; }
   bool terminal() const noexcept { return terminal_; }
   /// Width of the terminal now, in characters.
   int columns() const;
 
  private:
-  void show(std::string_view bytes) const;
+  void show(std::string_view bytes);
   int screen_ = -1;
+  int screen_error_ = 0;  // errno of the last write that failed
   bool terminal_ = false;
   std::string status_;  // what stands in the status line now
   std::string early_;   // lines said before there was a file

@@ -20,7 +20,7 @@ YARD_COLLECTIVE kThreads{"setup.threads"};
 YARD_COLLECTIVE kPrecision{"setup.precision"};
 
 void print_error(const std::exception& error) {
-  std::cerr << "switchyard: " << error.what();
+  std::cerr << "switchyard: " << sentence_of(error);
   if (const auto* ours = dynamic_cast<const Error*>(&error); ours != nullptr && std::getenv("SWITCHYARD_DEBUG") != nullptr) {
     std::cerr << " (" << ours->where() << ")";
   }

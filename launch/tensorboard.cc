@@ -92,6 +92,14 @@ TensorBoardWriter::TensorBoardWriter(const std::string& run_directory) : file_(n
   write_record(first.SerializeAsString());
 }
 
+void TensorBoardWriter::start_session(std::int64_t first_step) {
+  tensorboard::Event event;
+  event.set_wall_time(now());
+  event.set_step(first_step);
+  event.mutable_session_log()->set_status(tensorboard::SessionLog::START);
+  write_record(event.SerializeAsString());
+}
+
 void TensorBoardWriter::write(std::int64_t step, const std::vector<Scalar>& scalars) {
   tensorboard::Event event;
   event.set_wall_time(now());

@@ -26,6 +26,8 @@ class TensorBoardWriter {
  public:
   /// Starts a new file in the folder; throws Error when it cannot be written.
   explicit TensorBoardWriter(const std::string& run_directory);
+  /// From now on steps begin with `first_step`: TensorBoard drops what earlier files of the folder have of this step and later ones.
+  void start_session(std::int64_t first_step);
   void write(std::int64_t step, const std::vector<Scalar>&);
   const std::string& path() const noexcept { return file_.path(); }
 

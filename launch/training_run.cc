@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <functional>
 #include <iostream>
+#include <map>
 #include <optional>
 
 #include "comm/agree.h"
@@ -13,6 +13,8 @@
 #include "core/data/tokenizer.h"
 #include "core/device/cpu.h"
 #include "core/device/gpu.h"
+#include "core/io/file.h"
+#include "core/io/json.h"
 #include "core/ops/matmul.h"
 #include "launch/append_file.h"
 #include "launch/checkpoint_config.h"
@@ -27,6 +29,7 @@
 #include "launch/probe.h"
 #include "launch/progress.h"
 #include "launch/run_directory.h"
+#include "launch/run_lock.h"
 #include "launch/run_log.h"
 #include "launch/step_metrics.h"
 #include "launch/tensorboard.h"
@@ -34,8 +37,6 @@
 
 namespace yard {
 namespace {
-
-namespace fs = std::filesystem;
 
 YARD_COLLECTIVE kEndOfStep{"end_of_step"};
 
@@ -47,13 +48,19 @@ class Run {
 
   void train() {
     prepare();
-    if (finished()) return;
+    if (!finished()) train_steps();
+    agree(runtime_.control, [&] { log_.check_screen(); });
+  }
+
+ private:
+  void train_steps() {
     set_up();
     if (options_.only_steps()) {
       options_.probe.empty() ? time_steps() : probe_steps();
       return;
     }
-    go_on_or_start();
+    load();
+    start();
     const Index steps = config_.run().steps();
     Progress progress(log_, steps, trainer_->steps_done(), config_.run().log_every());
     int stopped = 0;
@@ -73,7 +80,6 @@ class Run {
     }
   }
 
- private:
   /// What can be wrong with what was given is found before anything is made, and told once.
   void prepare() {
     agree(runtime_.control, [&] {
@@ -87,37 +93,37 @@ class Run {
     });
     start_watchdog(runtime_, config_.run().watchdog_seconds(), "");
     agree(runtime_.control, [&] {
+      tokenizer_ = open_data_tokenizer(config_);
       const TokenFormat format = token_format(RunConfig::Format::Value_Name(config_.data().format()));
       data_ = std::make_shared<TokenStream>(config_.data().train(), format, config_.model().vocabulary());
       if (!config_.data().validation().empty()) {
         validation_data_ = std::make_shared<TokenStream>(config_.data().validation(), format, config_.model().vocabulary());
       }
-      tokenizer_ = open_data_tokenizer(config_);
     });
     if (!options_.only_steps() || config_.data().document_mask()) scan_data();  // the end of a document depends on the tokenizer
     agree(runtime_.control, [&] { match_text(); });
     if (options_.only_steps()) return;
     agree(runtime_.control, [&] {
-      if (runtime_.rank == 0) run_dir_ = make_run_directory(options_.run_dir, options_.config);
+      if (runtime_.rank != 0) return;
+      run_dir_ = make_run_directory(options_.run_dir, options_.config);
+      lock_ = std::make_unique<RunLock>(run_dir_);
     });
     run_dir_ = broadcast_text(runtime_.control, run_dir_);
     start_watchdog(runtime_, config_.run().watchdog_seconds(), run_dir_);
     std::vector<std::string> words;
+    if (lock_ && !lock_->warning().empty()) words.push_back(lock_->warning());
     if (options_.resume == "auto") {
       from_ = newest_intact_checkpoint(runtime_.control, run_dir_ + "/checkpoints", words);
     }
     agree(runtime_.control, [&] {
-      if (runtime_.rank != 0 || options_.resume == "auto") return;
-      if (options_.resume == "never") {
-        const std::string aside = set_earlier_run_aside(run_dir_);
-        if (!aside.empty()) words.push_back("the earlier run in " + run_dir_ + " is now in " + aside);
-      } else {
-        from_ = find_checkpoint(options_.resume);
-        check_input(fs::exists(from_ + "/state.json"), "", from_,
-                    " has a model but no state.json to go on from: start from its weights with init.checkpoint");
-        const std::string damage = damage_of(from_, read_state(from_), true);
-        check_input(damage.empty(), "", from_, " is damaged: ", damage, "; --resume auto takes the newest one that is whole");
-      }
+      if (runtime_.rank != 0 || options_.resume == "auto" || options_.resume == "never") return;
+      std::string note;
+      from_ = find_checkpoint(options_.resume, &note);
+      if (!note.empty()) words.push_back(note);
+      check_input(path_exists(from_ + "/state.json"), "", from_,
+                  " has a model but no state.json to go on from: start from its weights with init.checkpoint");
+      const std::string damage = damage_of(from_, read_state(from_), true);
+      check_input(damage.empty(), "", from_, " is damaged: ", damage, "; --resume auto takes the newest one that is whole");
     });
     from_ = broadcast_text(runtime_.control, from_);
     for (const std::string& line : words) log_.line(line);
@@ -162,14 +168,14 @@ class Run {
   void set_up() {
     threads_ = choose_threads(runtime_, config_.run().threads());
     config_.mutable_run()->set_device(choose_device(runtime_, config_.run().device()));
-    const bool automatic = config_.run().precision() == RunConfig::Precision::auto_;
+    automatic_ = config_.run().precision() == RunConfig::Precision::auto_;
     compute_ = choose_precision(runtime_, config_.run().precision());
     config_.mutable_run()->set_precision(compute_ == DType::bf16 ? RunConfig::Precision::bf16 : RunConfig::Precision::f32);
     config_.mutable_run()->set_threads(threads_);
-    const auto hosts = gather_texts(runtime_.control, host_name());
-    const auto cores = gather_texts(runtime_.control, allowed_cores());
+    hosts_ = gather_texts(runtime_.control, host_name());
+    cores_ = gather_texts(runtime_.control, allowed_cores());
     mesh_ = runtime_.make_mesh(config_.mesh());
-    const bool invariant = ops::rows_are_invariant(runtime_.stream(), compute_);  // and the library's code is in memory now
+    invariant_ = ops::rows_are_invariant(runtime_.stream(), compute_);  // and the library's code is in memory now
     resident_at_start_ = resident_bytes();
     check_memory(runtime_, costs_of(config_), config_, compute_, true);
     agree(runtime_.control, [&] {  // all ranks reject a configuration that does not fit the data
@@ -185,22 +191,22 @@ class Run {
                                                  start_token(), end_of_text_, config_.data().document_mask(), mesh_->batch_shard(),
                                                  mesh_->batch_shards());
     });
-    if (options_.only_steps()) return;
-    agree(runtime_.control, [&] {
-      if (runtime_.rank == 0) log_.open(run_dir_);
-    });
+  }
+
+  /// The first lines of log.txt.
+  void describe() {
     RunFacts facts;
     facts.mpi = MpiRuntime::launched() ? "Open MPI" : "none (a single process)";
     facts.processor = processor_name();
     facts.device = runtime_.gpu ? gpu_name(runtime_.gpu->device()) : "the processor";
     facts.precision = compute_ == DType::bf16 ? "bf16" : "f32";
-    if (automatic)
+    if (automatic_)
       facts.precision += compute_ == DType::bf16 ? " (auto: " + facts.device + " has it in hardware)" : " (auto: no bf16 in hardware)";
     facts.layout = fmt::format("{} rank{}: expert {} x data {}", mesh_->size(), mesh_->size() == 1 ? "" : "s", mesh_->shape().expert,
                                mesh_->shape().data);
     facts.threads = threads_;
-    facts.hosts = hosts;
-    facts.cores = cores;
+    facts.hosts = hosts_;
+    facts.cores = cores_;
     facts.command = options_.command;
     log_.file_line(environment_block(facts));
     log_.line(fmt::format("{}, {}, {}, {} thread{} a rank", facts.layout, facts.precision, runtime_.gpu ? facts.device : facts.processor,
@@ -213,35 +219,58 @@ class Run {
     if (config_.model().experts() > 1 && config_.model().top_k() == 1 && config_.model().router().normalize()) {
       log_.line("model.router.normalize with model.top_k 1 makes every router weight 1: the router learns from its losses alone");
     }
-    if (!invariant) {
+    if (!invariant_) {
       log_.line("this device's matrix products change with the rows beside a row: other layouts agree to rounding, not bit by bit");
     }
   }
 
-  void go_on_or_start() {
-    const std::string folder = run_dir_ + "/checkpoints";
-    std::vector<std::string> left;
+  /// Everything that can still be rejected: the weights, and what each checkpoint repeats of the configuration and the tokenizer.
+  void load() {
     std::vector<std::string> notices;
     agree(runtime_.control, [&] {
+      std::string source = from_;
       if (!from_.empty()) {
         trainer_->resume(from_);
       } else if (!config_.init().checkpoint().empty()) {
-        const std::string initial = find_checkpoint(config_.init().checkpoint());
-        trainer_->start_from(initial);
-        notices = directory_notices(initial);
+        std::string note;
+        source = find_checkpoint(config_.init().checkpoint(), &note);
+        trainer_->start_from(source);
+        notices = directory_notices(source);
+        if (!note.empty()) notices.push_back(note);
       }
+      const bool wide = config_.checkpoint().weights() == RunConfig::Weights::f32;
+      if (runtime_.rank == 0) texts_ = checkpoint_texts(config_, wide ? DType::f32 : compute_, tokenizer_.get(), source);
+    });
+    for (const std::string& line : notices) log_.line(line);
+  }
+
+  /// The run directory becomes this run's.
+  void start() {
+    const std::string folder = run_dir_ + "/checkpoints";
+    std::vector<std::string> lines;
+    agree(runtime_.control, [&] {
       if (runtime_.rank != 0) return;
-      left = leave_later_checkpoints(folder, trainer_->steps_done());
+      if (options_.resume == "never") {
+        const std::string aside = set_earlier_run_aside(run_dir_);
+        if (!aside.empty()) lines.push_back("the earlier run in " + run_dir_ + " is now in " + aside);
+      }
+      log_.open(run_dir_);
+    });
+    for (const std::string& line : lines) log_.line(line);
+    describe();
+    agree(runtime_.control, [&] {
+      if (runtime_.rank != 0) return;
+      lines = leave_later_checkpoints(folder, trainer_->steps_done());
       forget_metrics_after(run_dir_, trainer_->steps_done());
       AppendFile(run_dir_ + "/config.textproto.tmp").write(to_text(config_));
-      fs::rename(run_dir_ + "/config.textproto.tmp", run_dir_ + "/config.textproto");
+      rename_file(run_dir_ + "/config.textproto.tmp", run_dir_ + "/config.textproto");
       scans_.write(run_dir_);
       metrics_ = std::make_unique<MetricsLog>(run_dir_);
       events_ = std::make_unique<TensorBoardWriter>(run_dir_);
+      events_->start_session(trainer_->steps_done() + 1);
     });
     if (!from_.empty()) log_.line(fmt::format("goes on from {} at step {}", from_, trainer_->steps_done()));
-    for (const std::string& line : left) log_.line(line);
-    for (const std::string& line : notices) log_.line(line);
+    for (const std::string& line : lines) log_.line(line);
     CheckpointWriter::Settings settings;
     settings.folder = folder;
     settings.keep = config_.checkpoint().keep();
@@ -249,12 +278,7 @@ class Run {
     settings.wide = config_.checkpoint().weights() == RunConfig::Weights::f32;
     settings.background = config_.checkpoint().async();
     settings.names = names_of_model(config_);
-    agree(runtime_.control, [&] {
-      if (runtime_.rank != 0) return;
-      const std::string& initial = config_.init().checkpoint();
-      const std::string source = !from_.empty() || initial.empty() ? from_ : find_checkpoint(initial);
-      settings.texts = checkpoint_texts(config_, settings.wide ? DType::f32 : compute_, tokenizer_.get(), source);
-    });
+    settings.texts = texts_;
     checkpoints_ = std::make_unique<CheckpointWriter>(settings);
   }
 
@@ -326,11 +350,12 @@ class Run {
     for (const double each : seconds) total += each;
     const double mean = total / static_cast<double>(seconds.size());
     const auto tokens = static_cast<double>(config_.data().global_batch() * config_.data().length());
-    std::cout
-        << fmt::format(
-               R"({{"seconds_per_step": {:.6g}, "tokens_per_second": {:.6g}, "startup_seconds": {:.3f}, "steps": {}, "precision": "{}"}})",
-               mean, tokens / mean, startup, seconds.size(), name_of(compute_))
-        << std::endl;
+    const nlohmann::ordered_json object = {{"seconds_per_step", mean},
+                                           {"tokens_per_second", tokens / mean},
+                                           {"startup_seconds", startup},
+                                           {"steps", seconds.size()},
+                                           {"precision", std::string(name_of(compute_))}};
+    std::cout << json_text(object) << std::endl;
   }
 
   /// Trains from the first step to the last, writing only what verify-layout compares.
@@ -359,14 +384,19 @@ class Run {
   TokenScan train_scan_, validation_scan_;  // smallest and largest ids; equal on all ranks
   std::unique_ptr<Validation> validation_;
   std::string run_dir_;
-  std::string from_;  // the checkpoint to go on from, or empty
+  std::unique_ptr<RunLock> lock_;  // of rank 0
+  std::string from_;               // the checkpoint to go on from, or empty
   int threads_ = 1;
   DType compute_ = DType::f32;
+  bool automatic_ = false;                  // whether the precision was chosen by the device
+  bool invariant_ = false;                  // whether a row's products do not depend on the rows beside it
+  std::vector<std::string> hosts_, cores_;  // of every rank
   double resident_at_start_ = 0;
   std::unique_ptr<Mesh> mesh_;
   std::unique_ptr<Probe> probe_;  // before the trainer, which uses it
   std::unique_ptr<Trainer> trainer_;
   ModelCosts costs_;
+  std::map<std::string, std::string> texts_;  // the small files of a checkpoint, by name; of rank 0
   std::unique_ptr<CheckpointWriter> checkpoints_;
   RunLog log_;
   std::unique_ptr<MetricsLog> metrics_;

@@ -293,7 +293,7 @@ class Verification {
       json_["agrees"] = broken_.empty();
       json_["verdict"] = verdict;
       FileWriter file(options_.json_file);
-      file.write(json_.dump(1) + "\n");
+      file.write(json_text(json_, 1) + "\n");
       file.finish();
     }
     return broken_.empty() ? 0 : 1;

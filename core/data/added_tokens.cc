@@ -30,9 +30,9 @@ struct Declared {
 
 /// The object in a file, empty where there is no such file.
 json read_object(const std::string& path) {
-  if (!std::filesystem::exists(path)) return json::object();
+  if (!path_exists(path)) return json::object();
   std::string wrong;
-  json object = parse_json(MappedFile(path).text(), wrong);
+  json object = parse_json(read_text_file(path), wrong);
   check_input(object.is_object(), "", path, " is no JSON object", wrong.empty() ? "" : ": " + wrong);
   return object;
 }

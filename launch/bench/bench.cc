@@ -91,7 +91,7 @@ void report(const Options& options, const std::vector<Result>& results, const st
   std::cout << std::flush;
   if (options.json.empty()) return;
   FileWriter file(options.json);
-  file.write(objects.dump(1) + "\n");
+  file.write(json_text(objects, 1) + "\n");
   file.finish();
 }
 

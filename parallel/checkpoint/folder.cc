@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <sstream>
 
@@ -69,26 +68,31 @@ std::int64_t step_of(const std::string& name) {
 /// The steps of the complete checkpoints below a folder, newest first.
 std::vector<std::int64_t> complete_steps(const std::string& folder) {
   std::vector<std::int64_t> steps;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::int64_t step = step_of(entry.path().filename().string());
-    if (step >= 0 && fs::exists(entry.path() / "state.json", error)) steps.push_back(step);
+  if (!is_folder(folder)) return steps;
+  for (const std::string& name : names_in_folder(folder)) {
+    const std::int64_t step = step_of(name);
+    if (step >= 0 && path_exists(fmt::format("{}/{}/state.json", folder, name))) steps.push_back(step);
   }
   std::sort(steps.rbegin(), steps.rend());
   return steps;
 }
 
-/// What `latest` says; empty when it does not exist.
+/// What `latest` says; empty when it cannot be read.
 std::string name_in_latest(const std::string& folder) {
-  std::ifstream file(fs::path(folder) / "latest");
-  std::string name;
-  file >> name;
-  return name;
+  constexpr std::uint64_t kLongestName = 4096;
+  try {
+    std::istringstream text(read_text_file(folder + "/latest", kLongestName));
+    std::string name;
+    text >> name;
+    return name;
+  } catch (const InputError&) {
+    return {};
+  }
 }
 
-bool has_model(const fs::path& folder) {
-  return fs::exists(folder / "config.json") &&
-         (fs::exists(folder / "model.safetensors") || fs::exists(folder / "model.safetensors.index.json"));
+bool has_model(const std::string& folder) {
+  return path_exists(folder + "/config.json") &&
+         (path_exists(folder + "/model.safetensors") || path_exists(folder + "/model.safetensors.index.json"));
 }
 
 }  // namespace
@@ -156,22 +160,33 @@ std::string damage_of(const std::string& folder, const CheckpointState& state, b
   return {};
 }
 
-std::string latest_checkpoint(const std::string& folder) {
+std::string latest_checkpoint(const std::string& folder, std::string* note) {
   const std::string name = name_in_latest(folder);
-  if (name.empty()) return {};
-  const fs::path checkpoint = fs::path(folder) / name;
-  check_input(fs::exists(checkpoint / "state.json"), "", folder, "/latest names ", name,
-              ", which is no complete checkpoint: write the name of another one into it, or name that one instead of the run directory");
-  return checkpoint.string();
+  if (!name.empty() && path_exists(fmt::format("{}/{}/state.json", folder, name))) return fmt::format("{}/{}", folder, name);
+  const bool written = path_exists(folder + "/latest");
+  const std::string wrong = name.empty() ? fmt::format("{}/latest {}", folder, written ? "names no checkpoint" : "does not exist")
+                                         : fmt::format("{}/latest names {}, which is no complete checkpoint", folder, name);
+  for (const std::int64_t step : complete_steps(folder)) {
+    const std::string path = fmt::format("{}/{}", folder, checkpoint_name(step));
+    try {
+      if (!damage_of(path, read_state(path), false).empty()) continue;
+    } catch (const InputError&) {
+      continue;
+    }
+    if (note != nullptr) *note = fmt::format("{}; the newest complete one is used, {}", wrong, path);
+    return path;
+  }
+  check_input(name.empty(), "", wrong, ", and there is no other one: name a checkpoint instead of the run directory");
+  return {};
 }
 
-std::string find_checkpoint(const std::string& path) {
-  if (fs::exists(fs::path(path) / "state.json") || has_model(path)) return path;
-  for (const fs::path& folder : {fs::path(path) / "checkpoints", fs::path(path)}) {
-    if (const std::string found = latest_checkpoint(folder.string()); !found.empty()) return found;
+std::string find_checkpoint(const std::string& path, std::string* note) {
+  if (path_exists(path + "/state.json") || has_model(path)) return path;
+  for (const std::string& folder : {path + "/checkpoints", path}) {
+    if (const std::string found = latest_checkpoint(folder, note); !found.empty()) return found;
   }
-  if (fs::exists(fs::path(path) / "config.json")) {
-    const bool pickled = fs::exists(fs::path(path) / "pytorch_model.bin") || fs::exists(fs::path(path) / "pytorch_model.bin.index.json");
+  if (path_exists(path + "/config.json")) {
+    const bool pickled = path_exists(path + "/pytorch_model.bin") || path_exists(path + "/pytorch_model.bin.index.json");
     fail_input("", path, " has a config.json but no model.safetensors or model.safetensors.index.json",
                pickled ? ": its weights are pickled, save them with safe_serialization=True" : "");
   }

@@ -24,11 +24,12 @@ CheckpointState read_state(const std::string& folder);
 /// What is wrong with a checkpoint's files, in one sentence, or nothing. Their contents are read when `checksums` is set.
 std::string damage_of(const std::string& folder, const CheckpointState&, bool checksums);
 
-/// The newest complete checkpoint below a folder, as `latest` names it; empty when there is none.
-std::string latest_checkpoint(const std::string& folder);
+/// The newest complete checkpoint below a folder, as `latest` names it; empty when there is none. Where `latest` names none, it is the
+/// newest one whose files have their sizes, and `note` gets a sentence that says so.
+std::string latest_checkpoint(const std::string& folder, std::string* note = nullptr);
 /// A folder with a model from what a person names: a checkpoint, a Hugging Face directory, or a run directory, whose latest checkpoint it
 /// then is. Throws InputError when there is none.
-std::string find_checkpoint(const std::string& path);
+std::string find_checkpoint(const std::string& path, std::string* note = nullptr);
 
 /// The newest checkpoint below a folder whose files have their sizes and checksums; empty when there is none. `skipped` gets a sentence for
 /// each that was passed over. Collective: ranks share the reading.

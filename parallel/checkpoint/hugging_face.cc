@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <set>
 #include <sstream>
 
@@ -16,7 +15,6 @@
 namespace yard {
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
 using Model = RunConfig::Model;
 
@@ -25,8 +23,7 @@ constexpr const char* kOwnType = "switchyard";
 constexpr const char* kGenerationFile = "generation_config.json";
 
 json read_object(const std::string& path) {
-  const MappedFile file(path);
-  json content = parse_json(file.text());
+  json content = parse_json(read_text_file(path));
   check_input(content.is_object(), "", path, " is not a JSON object");
   return content;
 }
@@ -66,7 +63,7 @@ void read_tokens(const std::string& folder, const ConfigFile& file, Model& model
     model.set_start_token(start);
   }
   const std::string path = folder + "/tokenizer_config.json";
-  if (!fs::exists(path)) return;
+  if (!path_exists(path)) return;
   const ConfigFile tokenizer(read_object(path), path);
   if (tokenizer.value("add_bos_token") == false) model.set_start_token(-1);
 }
@@ -136,7 +133,7 @@ const Family* family_of(const std::vector<Family>& table, const Model& model) {
 
 HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
   const std::string path = folder + "/config.json";
-  check_input(fs::exists(path), "cannot read ", path, "; a Hugging Face directory has one");
+  check_input(path_exists(path), "cannot read ", path, "; a Hugging Face directory has one");
   ConfigFile file(read_object(path), path);
   HuggingFaceConfig result;
   const json type = file.value("model_type");
@@ -168,7 +165,7 @@ HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
 KeptConfig kept_config(const std::string& folder) {
   const auto content = [&](const char* name) {
     const std::string path = folder + "/" + name;
-    return fs::exists(path) ? read_object(path) : json();
+    return path_exists(path) ? read_object(path) : json();
   };
   return {content("config.json"), content(kGenerationFile)};
 }

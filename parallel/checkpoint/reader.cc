@@ -40,13 +40,12 @@ class Files {
 /// index beside model.safetensors is of an earlier, larger save.
 std::map<std::string, std::string> files_of_tensors(const fs::path& folder, Files& files) {
   std::map<std::string, std::string> where;
-  if (fs::exists(folder / kSingleFile)) {
+  if (path_exists((folder / kSingleFile).string())) {
     for (const auto& entry : files.open(kSingleFile).entries()) where[entry.name] = kSingleFile;
     return where;
   }
   const std::string path = (folder / "model.safetensors.index.json").string();
-  const MappedFile file(path);
-  const json index = parse_json(file.text());
+  const json index = parse_json(read_text_file(path));
   check_input(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), "", path,
               " has no weight_map: it is damaged");
   for (const auto& [name, in] : index["weight_map"].items()) {

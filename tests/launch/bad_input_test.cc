@@ -1,4 +1,5 @@
 #include <gmock/gmock.h>
+#include <sys/stat.h>
 
 #include "tests/launch/program.h"
 
@@ -173,8 +174,20 @@ TEST(BadInput, CheckpointsThatCannotBeReadAreRefused) {
   refused("eval --checkpoint k --text c", 0, {"model.safetensors.index.json", "damaged"});
   fresh();
   fs::remove_all(program / step);
-  refused("eval --checkpoint k --text c", 0, {"latest names step-00000004"});
+  for (const std::string latest : {"step-00000004\n", "", "\n", "nonsense", "step-00000099"}) {
+    program.write("k/checkpoints/latest", latest);
+    for (const std::string words : {"eval --checkpoint k --text c", "generate --checkpoint k --prompt a --tokens 2"}) {
+      const auto result = program.run(words);
+      expect_sentence(result, 0, {"k/checkpoints/latest", "the newest complete one is used, k/checkpoints/step-00000002"});
+    }
+  }
+  fs::remove(program / "k/checkpoints/latest");
+  expect_sentence(program.run("eval --checkpoint k --text c", 2), 0, {"latest does not exist", "step-00000002"});
   EXPECT_THAT(program.run(again, 2).out, testing::HasSubstr("goes on from k/checkpoints/step-00000002 at step 2"));
+  fresh();
+  fs::remove_all(program / "k/checkpoints/step-00000002");
+  fs::remove_all(program / step);
+  refused("eval --checkpoint k --text c", 0, {"latest names step-00000004", "there is no other one"});
   fresh();
   refused(again + " --set model.hidden=64", 2, {"of another shape", "w1.weight is (32, 32) instead of (64, 32)", "more"});
   refused(again + " --set model.layers=3", 2, {"missing: model.layers.2.", "more"});
@@ -192,6 +205,37 @@ TEST(BadInput, RunDirectoriesThatCannotBeWrittenAreRefused) {
                   {"train --config c --run-dir /proc/nobody", {"run directory /proc/nobody", "--run-dir"}}},
                  0);
   expect_refused(program, {{"train --config c --run-dir c/deeper", {"run directory c/deeper", "--run-dir"}}}, 2);
+}
+
+TEST(BadInput, PathsThatAreNoFilesAreRefusedAtOnce) {
+  const Program program;
+  ASSERT_EQ(program.run("train --config c --run-dir r --set run.steps=2").code, 0);
+  ASSERT_EQ(::mkfifo((program / "pipe").c_str(), 0666), 0);
+  fs::create_directory(program / "folder");
+  fs::create_symlink("loop", program / "loop");
+  fs::create_symlink("nothing", program / "dangling");
+  const std::vector<std::pair<std::string, std::string>> kinds = {
+      {"pipe", "it is a pipe"}, {"folder", "it is a folder"}, {"loop", "Too many levels"}, {"dangling", "No such file"}};
+  std::vector<Case> cases;
+  for (const auto& [path, reason] : kinds) {
+    for (const std::string& words :
+         {"train --config " + path, "train --config c --run-dir q --set data.train=" + path,
+          "train --config c --run-dir q --set data.validation=" + path, "train --config c --run-dir q --set data.tokenizer=" + path,
+          "tokenize --tokenizer bytes --out o --text " + path, "eval --checkpoint r --text " + path, "eval --checkpoint r --data " + path,
+          "eval --checkpoint r --logits o --ids " + path}) {
+      cases.push_back({words, {path, reason}});
+    }
+  }
+  for (const std::string words :
+       {"eval --text c --checkpoint ", "train --config c --run-dir r --resume ", "train --config c --run-dir q --set init.checkpoint="}) {
+    cases.push_back({words + "pipe", {"no checkpoint in pipe"}});
+    cases.push_back({words + "folder", {"no checkpoint in folder"}});
+    cases.push_back({words + "loop", {"loop", "Too many levels"}});
+  }
+  cases.push_back({"train --config c --run-dir loop", {"loop", "Too many levels"}});
+  cases.push_back({"train --config c --run-dir pipe", {"pipe", "Not a directory"}});
+  expect_refused(program, cases, 0);
+  expect_refused(program, {cases[0], cases[1], {"eval --text c --checkpoint loop", {"Too many levels"}}}, 2);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <chrono>
+#include <cstring>
 #include <thread>
 
 #include "tests/launch/program.h"
@@ -144,6 +145,52 @@ TEST(FailedRun, FilesThatCannotTakeMoreEndTheRun) {
       expect_sentence(program.run("train --config c --run-dir " + run, ranks), 1, {"cannot write " + run + "/" + name, "No space left"});
     }
   }
+}
+
+TEST(FailedRun, OutputThatCannotBeWrittenIsAnError) {
+  const Program program;
+  ASSERT_EQ(program.run("train --config c --run-dir r").code, 0);
+  const std::vector<std::string> commands = {"--help",
+                                             "--version",
+                                             "train --help",
+                                             "train --help-config",
+                                             "train --config c --run-dir r",
+                                             "train --config c --run-dir new",
+                                             "eval --checkpoint r --text c",
+                                             "eval --checkpoint r --text c --json",
+                                             "generate --checkpoint r --prompt a --tokens 2",
+                                             "tokenize --text c --tokenizer bytes --out o",
+                                             "baselines --train text --validation text --tokenizer bytes",
+                                             "bench gemm --help"};
+  std::error_code ignored;
+  for (const std::string& words : commands) {
+    SCOPED_TRACE(words);
+    expect_sentence(program.run(words + " > /dev/full"), 1, {"cannot write to stdout: No space left on device"});
+    fs::rename(program / "new", program / "done", ignored);
+    expect_sentence(program.run(words + " >&-"), 1, {"cannot write to stdout: Bad file descriptor"});
+  }
+  EXPECT_TRUE(program.has("done/checkpoints/step-00000004/state.json")) << "what was done beside the output is complete";
+  for (const std::string before : {"", "trap '' PIPE; "}) {
+    const auto piped = test::run_command(before + "{ " + program.line("train --help-config", 0) + "; echo code $? >&2; } | true");
+    EXPECT_EQ(piped.err, "code 141\n") << before;
+  }
+}
+
+TEST(FailedRun, NumbersThatAreNotFiniteAreNullInJson) {
+  const Program program;
+  ASSERT_EQ(program.run("train --config c --run-dir r --set run.steps=2").code, 0);
+  for (const auto& entry : fs::directory_iterator(program / "r/checkpoints/step-00000002")) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with("model") || !name.ends_with(".safetensors")) continue;
+    const std::string file = whole(entry.path());
+    std::uint64_t header = 0;
+    std::memcpy(&header, file.data(), sizeof header);
+    std::ofstream(entry.path(), std::ios::binary) << file.substr(0, 8 + header) << std::string(file.size() - 8 - header, '\xff');
+  }
+  const auto result = program.run("eval --checkpoint r --text c --json");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("\"loss\":null"));
+  EXPECT_THAT(result.out, Not(HasSubstr("nan")));
 }
 
 /// A file system of this size at `full`, seen only by the commands that follow in the same shell; empty where this is not permitted.

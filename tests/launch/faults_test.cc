@@ -98,7 +98,7 @@ std::vector<Fault> deaths_elsewhere() {
           {"OfAReplicaInAStep", "rank=1 at=collective count=40 do=kill", End::killed, replicas(), 0},
           {"InALineOfTheMetrics", "rank=0 at=write file=metrics.jsonl count=6 do=kill-half", End::killed, waiting(), 4},
           {"InALineOfTheLog", "rank=0 at=write file=log.txt count=6 do=kill-half"},
-          {"InAnEventOfTensorBoard", "rank=0 at=write file=events.out.* count=6 do=kill-half", End::killed, waiting(), 4},
+          {"InAnEventOfTensorBoard", "rank=0 at=write file=events.out.* count=7 do=kill-half", End::killed, waiting(), 4},
           {"InTheResolvedConfiguration", "rank=0 at=write file=config.textproto.tmp do=kill-half", End::killed, experts(), 0},
           {"BeforeTheResolvedConfigurationIsThere", "rank=0 at=rename file=config.textproto.tmp do=kill", End::killed, experts(), 0},
           {"InTheLastSave", "rank=1 at=write file=step-00000008.tmp/model-* do=kill-half", End::killed, experts(), 6},

@@ -1,7 +1,10 @@
 #include <gmock/gmock.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <map>
 
+#include "core/io/json.h"
 #include "tests/launch/program.h"
 
 using namespace yard;
@@ -69,11 +72,57 @@ TEST(RunAgain, ResumeNeverStartsAfreshAndLosesNothing) {
   const auto lines = program.read("r/metrics.jsonl");
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 2);
   EXPECT_THAT(names_in(program / "r"), ElementsAre("checkpoints", "config.textproto", "data_scan.json", "earlier-1", "events.out.tfevents.",
-                                                   "log.txt", "metrics.jsonl"));
+                                                   "lock", "log.txt", "metrics.jsonl"));
   EXPECT_THAT(names_in(program / "r/checkpoints"), ElementsAre("latest", "step-00000002"));
   EXPECT_EQ(program.read("r/earlier-1/metrics.jsonl"), metrics);
   EXPECT_THAT(names_in(program / "r/earlier-1/checkpoints"), ElementsAre("latest", "step-00000002", "step-00000004", "step-00000006"));
   EXPECT_THAT(program.read("r/config.textproto"), HasSubstr("seed: 8"));
+}
+
+TEST(RunAgain, ResumeNeverLeavesTheEarlierRunWhereItIsUntilAllIsChecked) {
+  const Program program;
+  ASSERT_EQ(program.run("train --config c --run-dir r --set run.steps=2").code, 0);
+  ASSERT_EQ(program.run("train --config c --run-dir other --set run.steps=2 --set model.hidden=64").code, 0);
+  const auto before = files_of(program / "r");
+  const std::string damaged = program / "damaged";
+  fs::copy(program / "other/checkpoints/step-00000002", damaged);
+  for (const auto& entry : fs::directory_iterator(damaged)) {
+    if (entry.path().extension() == ".safetensors") fs::resize_file(entry.path(), 3000);
+  }
+  for (const std::string& setting :
+       {std::string("init.checkpoint=other --set model.hidden=32"), "init.checkpoint=" + damaged, std::string("data.train=nowhere"),
+        std::string("data.tokenizer=nowhere"), std::string("data.length=20000"), std::string("data.validation=nowhere")}) {
+    for (const int ranks : {0, 2}) {
+      const auto again = program.run("train --config c --run-dir r --resume never --set " + setting, ranks);
+      EXPECT_EQ(again.code, 2) << setting << again.err;
+      EXPECT_EQ(files_of(program / "r"), before) << setting;
+    }
+  }
+}
+
+TEST(RunAgain, ASecondJobIsRefusedAndAKilledOneIsResumed) {
+  const Program program;
+  for (const int ranks : {0, 2}) {
+    SCOPED_TRACE(ranks);
+    const std::string run = ranks == 0 ? "alone" : "two";
+    const std::string words = "train --config c --run-dir " + run + " --set checkpoint.every=1 --set run.steps=";
+    const auto first = test::run_command("cd '" + (program / "") + "' && { setsid sh -c \"" + program.line(words + "1000000", ranks) +
+                                         "\" > first 2>&1 & } && for i in $(seq 400); do test -e " + run +
+                                         "/checkpoints/latest && break; sleep 0.1; done");
+    ASSERT_TRUE(program.has(run + "/checkpoints/latest")) << program.read("first");
+    const auto second = program.run(words + "4 --resume never", ranks);
+    test::expect_sentence(second, 2, {run + " is in use by process", " on host ", " since ", "choose another --run-dir"});
+    EXPECT_FALSE(program.has(run + "/earlier-1"));
+    const std::string holder = program.read(run + "/lock.json");
+    const auto process = parse_json(holder)["process"].get<pid_t>();
+    ASSERT_GT(process, 1);
+    EXPECT_EQ(::kill(process, SIGKILL), 0);
+    for (int i = 0; i < 100 && fs::exists("/proc/" + std::to_string(process)); ++i) ::usleep(100000);
+    ::sleep(ranks > 0 ? 3 : 0);  // until mpirun has ended the other rank
+    const auto again = program.run(words + "4 --resume never", ranks);
+    EXPECT_EQ(again.code, 0) << again.err;
+    EXPECT_TRUE(program.has(run + "/earlier-1"));
+  }
 }
 
 TEST(RunAgain, GoingBackToAnEarlierCheckpointKeepsWhatIsWrittenThen) {

@@ -164,7 +164,7 @@ TEST(ShortRun, BytesOfRealTextAreLearnedOnTwoRanks) {
   expect_learned(program, 257);
   expect_fields(metrics_of(program));
   EXPECT_THAT(names_in(program / "r"),
-              ElementsAre("checkpoints", "config.textproto", "data_scan.json", "events.out.tfevents.", "log.txt", "metrics.jsonl"));
+              ElementsAre("checkpoints", "config.textproto", "data_scan.json", "events.out.tfevents.", "lock", "log.txt", "metrics.jsonl"));
   EXPECT_THAT(names_in(program / "r/checkpoints"), ElementsAre("latest", "step-00000050", "step-00000100"));
   EXPECT_EQ(program.read("r/checkpoints/latest"), "step-00000100\n");
   EXPECT_GT(fs::file_size(program / "r/log.txt"), 200U);

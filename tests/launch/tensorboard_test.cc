@@ -118,6 +118,21 @@ TEST(TensorBoard, EventsReadBack) {
   EXPECT_EQ(third.find(2)->second, "3000000000");
 }
 
+TEST(TensorBoard, ASessionStartsAtItsFirstStep) {
+  const test::TemporaryFolder folder;
+  TensorBoardWriter writer(folder.path());
+  writer.start_session(301);
+  writer.write(301, {{"lm loss", 2}});
+  const auto records = records_of(writer.path());
+  ASSERT_EQ(records.size(), 3U);
+  const auto start = fields_of(records[1]);
+  EXPECT_GT(number_of<double>(start.find(1)->second), 1.7e9);
+  EXPECT_EQ(start.find(2)->second, "301");
+  ASSERT_EQ(start.count(7), 1U) << "Event.session_log";
+  EXPECT_EQ(fields_of(start.find(7)->second).find(1)->second, "1") << "SessionLog.START";
+  EXPECT_EQ(fields_of(records[2]).find(2)->second, "301");
+}
+
 TEST(TensorBoard, TwoWritersUseTwoFiles) {
   const test::TemporaryFolder folder;
   const TensorBoardWriter one(folder.path());
