@@ -136,7 +136,7 @@ CheckpointState read_state(const std::string& folder) {
   const MappedFile file(path);
   CheckpointState state;
   google::protobuf::util::JsonParseOptions options;
-  options.ignore_unknown_fields = true;
+  options.ignore_unknown_fields = false;  // a damaged key of a field that is zero would go unnoticed
   const std::string_view text = file.text();
   const auto status = google::protobuf::util::JsonStringToMessage(google::protobuf::StringPiece(text.data(), text.size()), &state, options);
   check_input(status.ok(), "", path, " is damaged or no checkpoint's state: ", std::string(status.message()));

@@ -134,9 +134,8 @@ TEST(ReadConfig, AnswersAnyTextWithAConfigurationOrASentence) {
 
 TEST(ReadConfig, NamesAFileThatCannotBeRead) {
   const test::TemporaryFolder folder;
-  EXPECT_EQ(refusal([&] { read_config(folder / "none"); }),
-            "cannot read the configuration " + (folder / "none") + ": No such file or directory");
-  EXPECT_EQ(refusal([&] { read_config(folder.path()); }), "cannot read the configuration " + folder.path() + ": it is a folder");
+  EXPECT_EQ(refusal([&] { read_config(folder / "none"); }), "cannot read " + (folder / "none") + ": No such file or directory");
+  EXPECT_EQ(refusal([&] { read_config(folder.path()); }), "cannot read " + folder.path() + ": it is a folder, not a regular file");
 }
 
 TEST(Set, ReachesEveryDepthAndKind) {
