@@ -117,7 +117,7 @@ class SlurmJob : public ::testing::Test {
 
 /// What the ranks do: go on until SIGUSR1 comes, then need a moment.
 constexpr const char* kUntilSignal =
-    "trap 'came=1' USR1; touch running; came=0; for i in $(seq 400); do [ $came = 1 ] && break; sleep 0.05; done; "
+    "came=0; trap 'came=1' USR1; touch running; for i in $(seq 400); do [ $came = 1 ] && break; sleep 0.05; done; "
     "[ $came = 1 ] || exit 9; sleep 0.5; echo saved > saved; exit ";
 
 TEST_F(SlurmJob, ThatIsSignalledSavesAndGoesBackToTheQueue) {
