@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/shown.h"
 
 namespace yard {
 
@@ -57,6 +58,7 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
   std::string best;
   std::size_t least = std::max<std::size_t>(1, word.size() / 3) + 1;
   for (const std::string& candidate : candidates) {
+    if (word.size() >= candidate.size() + least) continue;  // however long a word is
     const std::size_t distance = edit_distance(word, candidate);
     if (distance < least) {
       least = distance;
@@ -97,7 +99,7 @@ std::string listed(const std::vector<std::string>& words, std::string_view last)
 }
 
 std::string wrong_value(std::string_view path, const pb::FieldDescriptor& field, std::string_view text) {
-  std::string sentence = fmt::format("{} must be {}, not '{}'", path, wanted(field), text);
+  std::string sentence = fmt::format("{} must be {}, not '{}'", path, wanted(field), shown(text));
   if (field.cpp_type() == pb::FieldDescriptor::CPPTYPE_ENUM) sentence += suggestion(text, value_names(*field.enum_type()));
   return sentence;
 }
@@ -113,7 +115,7 @@ FoundField find_field(pb::Message& root, std::string_view path) {
     const std::vector<std::string> names = field_names(type);
     if (field == nullptr) {
       const std::string near = nearest(name, names);
-      fail_input("unknown field '", path, "'", near.empty() ? "" : fmt::format("; did you mean '{}{}'?", before, near),
+      fail_input("unknown field '", shown(path), "'", near.empty() ? "" : fmt::format("; did you mean '{}{}'?", before, near),
                  near.empty() ? ": " : " (",
                  before.empty() ? "the blocks are " : "the fields of " + before.substr(0, before.size() - 1) + " are ", listed(names),
                  near.empty() ? "" : ")");
@@ -124,7 +126,7 @@ FoundField find_field(pb::Message& root, std::string_view path) {
                   block ? listed(field_names(*field->message_type()), "or") : "");
       return {holder, field};
     }
-    check_input(block, "'", before, name, "' is a single value and has no field '", rest.substr(dot + 1), "'");
+    check_input(block, "'", before, name, "' is a single value and has no field '", shown(rest.substr(dot + 1)), "'");
     holder = holder->GetReflection()->MutableMessage(holder, field);
     before += name + ".";
     rest.remove_prefix(dot + 1);

@@ -131,9 +131,10 @@ void check_limit(const RunConfig& config, const Limit& limit) {
   const double value = whole ? static_cast<double>(reflection.GetInt64(*holder, field)) : reflection.GetDouble(*holder, field);
   const bool above = limit.ends == Ends::open || limit.ends == Ends::open_below ? value > limit.low : value >= limit.low;
   const bool below = limit.ends == Ends::open || limit.ends == Ends::open_above ? value < limit.high : value <= limit.high;
+  if (above && below) return;
   std::string given;
   pb::TextFormat::PrintFieldValueToString(*holder, field, -1, &given);
-  check_input(above && below, limit.path, " is ", given, ", but must be ", range_of(limit, whole));
+  fail_input("", limit.path, " is ", given, ", but must be ", range_of(limit, whole));
 }
 }  // namespace
 

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/io/file.h"
+#include "core/shown.h"
 #include "launch/config_fields.h"
 #include "launch/text_lines.h"
 
@@ -66,10 +67,10 @@ class Walker {
     for (const Value& value : values_) {
       if (value.line < error.line || (value.line == error.line && value.column < error.col)) last = &value;
     }
-    if (last == nullptr) fail_input("", name_, ":", error.line + 1, ": ", error.message);
+    if (last == nullptr) fail_input("", name_, ":", error.line + 1, ": ", shown(error.message, 300));
     const std::string where = name_ + ":" + std::to_string(last->line + 1) + ": ";
     if (error.message.find("multiple times") != std::string::npos) fail_input("", where, last->path, " is given twice");
-    if (last->text.empty()) fail_input("", where, error.message);
+    if (last->text.empty()) fail_input("", where, shown(error.message, 300));
     fail_input("", where, wrong_value(last->path, *last->field, last->text));
   }
 
@@ -89,7 +90,7 @@ class Walker {
   bool is(const char* text) { return tokens_.current().text == text; }
   void next() {
     tokens_.Next();
-    if (!error_.message.empty()) fail_input("", name_, ":", error_.line + 1, ": ", error_.message);
+    if (!error_.message.empty()) fail_input("", name_, ":", error_.line + 1, ": ", shown(error_.message, 300));
   }
   /// Copies the current token, or what stands in for it, and goes to the next.
   void take(const std::string& instead = "") {
@@ -107,14 +108,15 @@ class Walker {
   void field() {
     const Block& block = open_.back();
     const std::string word = tokens_.current().text;
-    check_input(tokens_.current().type == TextTokens::TYPE_IDENTIFIER, "", place(), "the name of a field is expected, not '", word, "'");
+    check_input(tokens_.current().type == TextTokens::TYPE_IDENTIFIER, "", place(), "the name of a field is expected, not '", shown(word),
+                "'");
     const pb::FieldDescriptor* found = block.type->FindFieldByName(word);
     if (found == nullptr) {
       const std::vector<std::string> names = field_names(*block.type);
       const std::string near = suggestion(word, names);
       const std::string inside = block.name.empty() ? "" : " in '" + block.name + "'";
-      if (!near.empty()) fail_input("", place(), "unknown field '", word, "'", inside, near);
-      fail_input("", place(), "unknown field '", word, "'", inside, "; there are ", listed(names));
+      if (!near.empty()) fail_input("", place(), "unknown field '", shown(word), "'", inside, near);
+      fail_input("", place(), "unknown field '", shown(word), "'", inside, "; there are ", listed(names));
     }
     const std::string path = block.name.empty() ? word : block.name + "." + word;
     const int line = tokens_.current().line;
@@ -182,12 +184,13 @@ RunConfig read_config(const std::string& path) { return parse_config(read_text_f
 
 void apply_setting(RunConfig& config, const std::string& setting) {
   const std::size_t equals = setting.find('=');
-  check_input(equals != std::string::npos && equals > 0, "--set takes path.to.field=value, such as model.width=512, not '", setting, "'");
+  check_input(equals != std::string::npos && equals > 0, "--set takes path.to.field=value, such as model.width=512, not '", shown(setting),
+              "'");
   const std::string path = setting.substr(0, equals);
   try {
     set_field(find_field(config, path), path, setting.substr(equals + 1));
   } catch (const InputError& error) {
-    fail_input("--set ", setting, ": ", error.what());
+    fail_input("--set ", shown(setting), ": ", error.what());
   }
 }
 

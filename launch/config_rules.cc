@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/shown.h"
 #include "launch/config_fields.h"
 #include "launch/config_limits.h"
 #include "launch/router_rules.h"
@@ -92,7 +93,7 @@ void resolve_exchange(RunConfig& config) {
   std::vector<std::string> names = {"auto"};
   for (const ExchangeKind& kind : exchange_table()) names.emplace_back(kind.name);
   const std::string& algorithm = config.exchange().algorithm();
-  check_input(std::find(names.begin(), names.end(), algorithm) != names.end(), "exchange.algorithm is '", algorithm,
+  check_input(std::find(names.begin(), names.end(), algorithm) != names.end(), "exchange.algorithm is '", shown(algorithm),
               "', which this build does not have: it must be ", listed(names, "or"), suggestion(algorithm, names));
   if (algorithm == "auto") config.mutable_exchange()->set_algorithm("direct");
   const Int local = config.model().experts() / config.mesh().expert();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/shown.h"
 #include "launch/config_fields.h"
 #include "launch/proto_settings.h"
 
@@ -51,7 +52,7 @@ const RouterKind& router_kind(const RunConfig& config, const RouterTable& router
   if (kind != nullptr) return *kind;
   std::vector<std::string> names;
   for (const RouterKind& each : routers) names.emplace_back(each.name);
-  fail_input("model.router.kind is '", name, "', but the routers of this build are ", listed(names), suggestion(name, names));
+  fail_input("model.router.kind is '", shown(name), "', but the routers of this build are ", listed(names), suggestion(name, names));
 }
 
 void resolve_router(RunConfig& config, int ranks, const RouterTable& routers) {

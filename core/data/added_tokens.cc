@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/io/file.h"
 #include "core/io/json.h"
+#include "core/shown.h"
 
 namespace yard {
 
@@ -50,20 +51,20 @@ class Declarations {
     check_input(content != entry.end() && content->is_string() && !content->get_ref<const std::string&>().empty(), "added token ", id,
                 " of ", path, " has no content");
     const auto& text = content->get_ref<const std::string&>();
-    check_input(id >= 0 && id < std::int64_t{1} << 31, "added token '", text, "' of ", path, " has the id ", id,
+    check_input(id >= 0 && id < std::int64_t{1} << 31, "added token '", shown(text), "' of ", path, " has the id ", id,
                 ", which is not from 0 to 2147483647");
-    check_input(!flag(entry, "single_word"), "added token '", text, "' of ", path,
+    check_input(!flag(entry, "single_word"), "added token '", shown(text), "' of ", path,
                 " has single_word true, which is not supported: set it to false if texts may hold the token inside of a word");
     Declared declared;
     declared.token = {static_cast<std::int32_t>(id), text, flag(entry, "lstrip"), flag(entry, "rstrip"), true};
     declared.special = flag(entry, "special");
     declared.in_config = in_config;
     const auto [earlier, first] = by_id_.emplace(declared.token.id, declared);
-    check_input(first || earlier->second.token.text == text, "added token ", id, " is '", text, "' in ", path, " and '",
-                earlier->second.token.text, "' in another file beside it");
+    check_input(first || earlier->second.token.text == text, "added token ", id, " is '", shown(text), "' in ", path, " and '",
+                shown(earlier->second.token.text), "' in another file beside it");
     const auto [same, unique] = ids_.emplace(text, declared.token.id);
-    check_input(unique || same->second == declared.token.id, "added token '", text, "' of ", path, " has two ids, ", same->second, " and ",
-                id);
+    check_input(unique || same->second == declared.token.id, "added token '", shown(text), "' of ", path, " has two ids, ", same->second,
+                " and ", id);
   }
   const std::map<std::int32_t, Declared>& by_id() const noexcept { return by_id_; }
 
@@ -93,8 +94,10 @@ bool is_added(const Declared& declared, const SentencePiece& model, const std::s
   const PieceTable::Piece& piece = table.pieces[static_cast<std::size_t>(id)];
   if (piece.kind == Kind::byte) return false;
   const bool same = piece.text == text || model.name(id) == text;
-  const bool has_text = piece.kind == Kind::normal || piece.kind == Kind::user_defined;
-  check_input(same || !has_text, "added token ", id, " is '", text, "' in the files of ", folder, ", but '", piece.text,
+  // Unused pieces are taken apart, except by byte-pair encoding where they are single characters.
+  const bool character = utf8_prefix(piece.text) == piece.text.size() && character_bytes(piece.text[0]) == piece.text.size();
+  const bool has_text = piece.kind == Kind::normal || piece.kind == Kind::user_defined || (piece.kind == Kind::unused && character);
+  check_input(same || !has_text, "added token ", id, " is '", shown(text), "' in the files of ", folder, ", but '", shown(piece.text),
               "' in the SentencePiece model beside them");
   // SentencePiece finds these by itself; tokenizer.json lists them, although nobody added them.
   return !(same && piece.kind == Kind::user_defined && !declared.in_config && !left && !right);
@@ -144,21 +147,22 @@ TokenAdditions read_token_additions(const std::string& folder, const SentencePie
   if (const auto decoder = config.find("added_tokens_decoder"); decoder != config.end() && decoder->is_object()) {
     for (const auto& [key, entry] : decoder->items()) {
       const bool number = !key.empty() && key.size() <= 10 && key.find_first_not_of("0123456789") == std::string::npos;
-      check_input(number && entry.is_object(), "added_tokens_decoder of ", config_path, " has the entry '", key,
+      check_input(number && entry.is_object(), "added_tokens_decoder of ", config_path, " has the entry '", shown(key),
                   "'; each must be an id with an object");
       declarations.add(config_path, std::stoll(key), entry, true);
     }
   }
   for (const auto& [text, id] : legacy.items()) {
-    check_input(id.is_number_integer(), "", legacy_path, " has no id for '", text, "'; it must hold texts with an id each");
-    declarations.add(legacy_path, id.get<std::int64_t>(), {{"content", text}}, true);
+    const auto number = whole_number(id);
+    check_input(number.has_value(), "", legacy_path, " has no id for '", shown(text), "'; it must hold texts with an id each");
+    declarations.add(legacy_path, *number, {{"content", text}}, true);
   }
   if (const auto list = file.find("added_tokens"); list != file.end() && list->is_array()) {
     for (const json& entry : *list) {
       const auto id = entry.is_object() ? entry.find("id") : entry.end();
-      check_input(entry.is_object() && id != entry.end() && id->is_number_integer(), "added_tokens of ", json_path,
-                  " has an entry without an id");
-      declarations.add(json_path, id->get<std::int64_t>(), entry, false);
+      const auto number = entry.is_object() && id != entry.end() ? whole_number(*id) : std::nullopt;
+      check_input(number.has_value(), "added_tokens of ", json_path, " has an entry without an id");
+      declarations.add(json_path, *number, entry, false);
     }
   }
 
@@ -173,8 +177,8 @@ TokenAdditions read_token_additions(const std::string& folder, const SentencePie
   if (!additions.tokens.empty()) {
     const std::int64_t last = additions.tokens.back().id;
     const auto known = static_cast<std::int64_t>(model.vocabulary()) + static_cast<std::int64_t>(additions.tokens.size());
-    check_input(last < known + kMostUnused, "added token '", additions.tokens.back().text, "' of ", folder, " has the id ", last, ", but ",
-                known, " tokens are known: more than ", kMostUnused, " ids would have none");
+    check_input(last < known + kMostUnused, "added token '", shown(additions.tokens.back().text), "' of ", folder, " has the id ", last,
+                ", but ", known, " tokens are known: more than ", kMostUnused, " ids would have none");
   }
   const std::string scheme = file.contains("pre_tokenizer") ? prepend_scheme(file["pre_tokenizer"]) : "";
   if (!model.table().dummy_prefix) return additions;

@@ -13,6 +13,7 @@
 #include "core/data/segmenter.h"
 #include "core/data/utf8.h"
 #include "core/io/json.h"
+#include "core/shown.h"
 
 namespace yard {
 
@@ -42,7 +43,8 @@ class Vocabulary {
     for (const auto& [text, id] : matching_) {
       if (table.pieces[static_cast<std::size_t>(id)].kind != Kind::normal) continue;
       for (const std::string_view character : characters_of(text)) {
-        if (!matching_.contains(character)) differ(fmt::format("on the character '{}', which has no piece but is part of some", character));
+        if (!matching_.contains(character))
+          differ(fmt::format("on the character '{}', which has no piece but is part of some", shown(character)));
       }
     }
   }
@@ -67,7 +69,8 @@ class Vocabulary {
     // A byte's name is how `tokenizers` finds it. What no text matches must not be a name that some text has.
     std::string name = piece.kind == Kind::byte ? fmt::format("<0x{:02X}>", piece.byte) : piece.text;
     if (piece.kind == Kind::unreachable || piece.kind == Kind::unused || utf8_prefix(name) != name.size() || taken_.contains(name)) {
-      if (text && utf8_prefix(name) == name.size()) differ(fmt::format("on the text '{}', which is also the name of another id", name));
+      if (text && utf8_prefix(name) == name.size())
+        differ(fmt::format("on the text '{}', which is also the name of another id", shown(name)));
       if (piece.kind == Kind::unused) differ("on texts with pieces that are marked as unused");
       name = fmt::format("<piece {}>", id);
       while (taken_.contains(name)) name += '>';
@@ -131,7 +134,7 @@ Json merges_of(const PieceTable& table, Vocabulary& vocabulary) {
     list.push_back(Json::array({vocabulary.name(merges[i].left), vocabulary.name(merges[i].right)}));
     if (i > 0 && merges[i].score == merges[i - 1].score)
       vocabulary.differ(fmt::format("where the pieces '{}' and '{}' of equal score are beside each other",
-                                    vocabulary.name(merges[i - 1].id), vocabulary.name(merges[i].id)));
+                                    shown(vocabulary.name(merges[i - 1].id)), shown(vocabulary.name(merges[i].id))));
   }
   return list;
 }

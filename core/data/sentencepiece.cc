@@ -1,6 +1,7 @@
 #include "core/data/sentencepiece.h"
 
 #include <charconv>
+#include <cmath>
 #include <optional>
 #include <unordered_set>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "core/data/utf8.h"
 #include "core/error.h"
 #include "core/io/file.h"
+#include "core/shown.h"
 
 namespace yard {
 
@@ -52,7 +54,8 @@ void check_supported(const std::string& path, const Model& model) {
   check_input(type == sentencepiece::TrainerSpec::BPE || type == sentencepiece::TrainerSpec::UNIGRAM, "tokenizer ", path,
               " is a model of type ", sentencepiece::TrainerSpec::ModelType_Name(type), "; BPE and UNIGRAM are understood");
   check_input(model.normalizer_spec().precompiled_charsmap().empty(), "tokenizer ", path, " normalises its text (rule '",
-              model.normalizer_spec().name(), "'), so that it could not be given back; train it with --normalization_rule_name=identity");
+              shown(model.normalizer_spec().name()),
+              "'), so that it could not be given back; train it with --normalization_rule_name=identity");
   check_input(model.denormalizer_spec().precompiled_charsmap().empty(), "tokenizer ", path,
               " has a denormalisation rule, which is not understood");
   check_input(!model.trainer_spec().treat_whitespace_as_suffix(), "tokenizer ", path,
@@ -137,14 +140,17 @@ SentencePiece::SentencePiece(const std::string& path) : path_(path) {
   byte_ids_.fill(-1);
   std::vector<Piece> pieces;
   std::unordered_set<std::string_view> names[2];  // of pieces that match text, and of those that do not
-  splits_at_newlines_ = !dummy_prefix_ && !remove_extra_whitespaces_;
+  // Without byte pieces one unknown stands for a run of characters, also across a newline.
+  splits_at_newlines_ = byte_fallback_ && !dummy_prefix_ && !remove_extra_whitespaces_;
   for (int id = 0; id < model.pieces_size(); ++id) {
     const Model::Piece& entry = model.pieces(id);
     const std::string& name = entry.piece();
     check_input(!name.empty(), "tokenizer ", path, " is damaged: piece ", id, " is empty");
+    check_input(std::isfinite(entry.score()), "tokenizer ", path, " is damaged: piece ", id, " has the score ", entry.score(),
+                ", which is not finite");
     Piece piece{replaced(name, kSpace, " "), entry.score(), kind_of(entry.type()), name.size()};
     check_input(names[piece.kind == Piece::Kind::other ? 1 : 0].insert(name).second, "tokenizer ", path, " is damaged: it has the piece '",
-                name, "' twice");
+                shown(name), "' twice");
     names_.push_back(name);
     surfaces_.push_back(piece.text);
     table_.pieces.push_back({piece.kind == Piece::Kind::other ? name : piece.text, entry.score(), table_kind_of(entry.type())});
@@ -158,10 +164,11 @@ SentencePiece::SentencePiece(const std::string& path) : path_(path) {
     }
     if (entry.type() == Model::Piece::BYTE) {
       const auto byte = byte_of(name);
-      check_input(byte.has_value(), "tokenizer ", path, " is damaged: '", name, "' is no byte piece");
+      check_input(byte.has_value(), "tokenizer ", path, " is damaged: '", shown(name), "' is no byte piece");
       byte_ids_[*byte] = id;
       table_.pieces.back().byte = *byte;
       surfaces_.back().assign(1, static_cast<char>(*byte));
+      sheds_space_.back() = *byte == ' ';  // of a model that has no piece for a space
     }
     if (piece.kind != Piece::Kind::other && name.find(unreachable) != std::string::npos) {
       piece.kind = Piece::Kind::other;
@@ -172,7 +179,7 @@ SentencePiece::SentencePiece(const std::string& path) : path_(path) {
     pieces.push_back(std::move(piece));
   }
   check_input(unknown_ >= 0, "tokenizer ", path, " is damaged: it has no unknown piece");
-  check_input(end_of_text_ >= 0, "tokenizer ", path, " has no control piece '", model.trainer_spec().eos_piece(),
+  check_input(end_of_text_ >= 0, "tokenizer ", path, " has no control piece '", shown(model.trainer_spec().eos_piece()),
               "' to end a text with; train it with an eos_id that is not negative");
   if (byte_fallback_) {
     for (const std::int32_t id : byte_ids_) check_input(id >= 0, "tokenizer ", path, " is damaged: it lacks some of the 256 byte pieces");

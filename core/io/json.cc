@@ -2,15 +2,60 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <iterator>
+#include <limits>
+
 #include "core/data/utf8.h"
+#include "core/shown.h"
 
 template class nlohmann::basic_json<>;
 
 namespace yard {
 
-nlohmann::json parse_json(std::string_view text) { return nlohmann::json::parse(text, nullptr, false); }
+namespace {
 
-nlohmann::json parse_json(std::istream& stream) { return nlohmann::json::parse(stream, nullptr, false); }
+constexpr std::size_t kDeepest = 1000;
+
+bool too_deep(std::string_view text) {
+  // Fewer brackets than that cannot be too deep, wherever they are.
+  const auto opening = [](char c) { return c == '[' || c == '{'; };
+  if (static_cast<std::size_t>(std::count_if(text.begin(), text.end(), opening)) <= kDeepest) return false;
+  std::size_t depth = 0;
+  bool quoted = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quoted) {
+      if (c == '\\') ++i;
+      quoted = c != '"';
+    } else if (c == '"') {
+      quoted = true;
+    } else if (opening(c)) {
+      if (++depth > kDeepest) return true;
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return false;
+}
+
+nlohmann::json discarded() { return nlohmann::json(nlohmann::json::value_t::discarded); }
+
+/// "column 12", or "line 3, column 12" of a text with several lines.
+std::string place_of(std::string_view text, std::size_t byte) {
+  const auto lines = std::count(text.begin(), text.end(), '\n');
+  const std::size_t newline = text.substr(0, byte).rfind('\n');
+  const std::size_t column = newline == std::string_view::npos ? byte + 1 : byte - newline;
+  const auto line = std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(byte), '\n') + 1;
+  return lines == 0 ? fmt::format("column {}", column) : fmt::format("line {}, column {}", line, column);
+}
+
+}  // namespace
+
+nlohmann::json parse_json(std::string_view text) { return too_deep(text) ? discarded() : nlohmann::json::parse(text, nullptr, false); }
+
+nlohmann::json parse_json(std::istream& stream) { return parse_json(std::string(std::istreambuf_iterator<char>(stream), {})); }
 
 std::string json_text(const nlohmann::json& value, int indent) {
   return value.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -22,20 +67,30 @@ std::string json_text(const nlohmann::ordered_json& value, int indent) {
 
 nlohmann::json parse_json(std::string_view text, std::string& wrong) {
   if (const std::size_t valid = utf8_prefix(text); valid < text.size()) {
-    wrong = fmt::format("byte 0x{:02X} at column {} is not UTF-8", static_cast<unsigned char>(text[valid]), valid + 1);
-    return nlohmann::json(nlohmann::json::value_t::discarded);
+    wrong = fmt::format("byte 0x{:02X} at {} is not UTF-8", static_cast<unsigned char>(text[valid]), place_of(text, valid));
+    return discarded();
+  }
+  if (too_deep(text)) {
+    wrong = fmt::format("it is nested more than {} deep", kDeepest);
+    return discarded();
   }
   try {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {
     // "[json.exception.parse_error.101] parse error at line 1, column 12: syntax error while parsing value - invalid literal; ..."
     const std::string sentence = error.what();
-    const std::size_t column = sentence.find("column ");
-    wrong = column == std::string::npos ? sentence : "at " + sentence.substr(column);
-    for (char& c : wrong) c = static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    if (wrong.size() > 300) wrong = wrong.substr(0, utf8_prefix(std::string_view(wrong).substr(0, 300))) + "...";
-    return nlohmann::json(nlohmann::json::value_t::discarded);
+    const std::size_t place = sentence.find(text.find('\n') == std::string_view::npos ? "column " : "line ");
+    wrong = shown(place == std::string::npos ? sentence : "at " + sentence.substr(place), 300);
+    return discarded();
   }
+}
+
+std::string shown_json(const nlohmann::json& value) { return shown(json_text(value)); }
+
+std::optional<std::int64_t> whole_number(const nlohmann::json& value) {
+  constexpr auto kLargest = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<std::uint64_t>() > kLargest)) return std::nullopt;
+  return value.get<std::int64_t>();
 }
 
 }  // namespace yard

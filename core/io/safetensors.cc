@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/io/json.h"
+#include "core/shown.h"
 
 namespace yard {
 
@@ -34,26 +35,6 @@ std::optional<unsigned> bits_of(std::string_view dtype) {
   const auto* found = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeWidth& type) { return type.name == dtype; });
   if (found == kTypes.end()) return std::nullopt;
   return found->bits;
-}
-
-/// A name out of a file as a message can hold it: in one line, and no longer than a person reads.
-std::string shown(std::string_view text) {
-  constexpr std::size_t kShown = 100;
-  constexpr std::string_view kHex = "0123456789abcdef";
-  std::size_t length = std::min(text.size(), kShown);
-  while (length > 0 && length < text.size() && (static_cast<unsigned char>(text[length]) & 0xc0U) == 0x80U) --length;  // whole characters
-  std::string result;
-  for (const char letter : text.substr(0, length)) {
-    const auto byte = static_cast<unsigned char>(letter);
-    if (byte >= 0x20 && byte != 0x7f) {
-      result += letter;
-    } else {
-      result += "\\x";
-      result += kHex[byte >> 4U];
-      result += kHex[byte & 15U];
-    }
-  }
-  return length < text.size() ? result + "..." : result;
 }
 
 /// Bytes of a tensor, or nothing when the product overflows or does not end on a byte.
@@ -103,7 +84,7 @@ SafetensorsEntry parse_entry(const std::string& path, const std::string& name, c
   entry.name = name;
   const json& dtype = value["dtype"];
   const auto bits = dtype.is_string() ? bits_of(dtype.get<std::string>()) : std::nullopt;
-  if (!bits) wrong("has the unknown dtype ", shown(dtype.dump(-1, ' ', false, json::error_handler_t::replace)));
+  if (!bits) wrong("has the unknown dtype ", shown_json(dtype));
   entry.dtype = dtype.get<std::string>();
   const json& shape = value["shape"];
   if (!shape.is_array() || !std::all_of(shape.begin(), shape.end(), is_count)) wrong("has a shape that is no list of whole numbers");
@@ -229,7 +210,7 @@ std::string_view safetensors_dtype(DType dtype) {
   }
 }
 
-SafetensorsReader::SafetensorsReader(std::string path) : file_(std::move(path)) {
+SafetensorsReader::SafetensorsReader(const std::string& path) : file_(path) {
   const std::string& name = file_.path();
   check_input(file_.size() >= 8, name.c_str(), " is not a safetensors file: it has ", file_.size(),
               " bytes and the header's length alone takes 8");

@@ -33,7 +33,7 @@ std::string_view safetensors_dtype(DType dtype);
 /// wrong (length, JSON, UTF-8, duplicate names, shapes that overflow, sizes that do not fit, holes, overlaps, data that is missing).
 class SafetensorsReader {
  public:
-  explicit SafetensorsReader(std::string path);
+  explicit SafetensorsReader(const std::string& path);
 
   const std::string& path() const noexcept { return file_.path(); }
   /// In the order of their data.

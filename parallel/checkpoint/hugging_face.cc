@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <span>
 #include <sstream>
 
 #include "core/error.h"
 #include "core/io/file.h"
+#include "core/shown.h"
 #include "parallel/families/shared/family.h"
 
 namespace yard {
@@ -23,8 +25,9 @@ constexpr const char* kOwnType = "switchyard";
 constexpr const char* kGenerationFile = "generation_config.json";
 
 json read_object(const std::string& path) {
-  json content = parse_json(read_text_file(path));
-  check_input(content.is_object(), "", path, " is not a JSON object");
+  std::string wrong;
+  json content = parse_json(read_text_file(path), wrong);
+  check_input(content.is_object(), "", path, " is not a JSON object", wrong.empty() ? "" : ": " + wrong);
   return content;
 }
 
@@ -34,9 +37,9 @@ std::vector<std::int64_t> ids_of(const json& value, const std::string& path) {
   const json list = value.is_array() ? value : json::array({value});
   std::vector<std::int64_t> ids;
   for (const json& id : list) {
-    check_input(id.is_number_integer() && id.get<std::int64_t>() >= 0, "", path, ": eos_token_id is ", value.dump(),
-                ", but must be a token id or a list of them");
-    ids.push_back(id.get<std::int64_t>());
+    const auto number = whole_number(id);
+    check_input(number && *number >= 0, "", path, ": eos_token_id is ", shown_json(value), ", but must be a token id or a list of them");
+    ids.push_back(*number);
   }
   return ids;
 }
@@ -59,7 +62,7 @@ void read_tokens(const std::string& folder, const ConfigFile& file, Model& model
   }
   if (const json start = file.value("bos_token_id"); !start.is_null()) {
     const bool valid = start.is_number_integer() && start >= 0 && start < model.vocabulary();
-    check_input(valid, "", file.path(), ": bos_token_id is ", start.dump(), ", beyond the vocabulary of ", model.vocabulary());
+    check_input(valid, "", file.path(), ": bos_token_id is ", shown_json(start), ", beyond the vocabulary of ", model.vocabulary());
     model.set_start_token(start);
   }
   const std::string path = folder + "/tokenizer_config.json";
@@ -80,7 +83,12 @@ void write_tokens(const Model& model, std::int32_t end_of_text, const KeptConfig
   if (stop.empty() && end_of_text >= 0) stop = {end_of_text};
   std::vector<std::int64_t> before = stop_ids(kept.config, kept.generation, "");
   std::sort(before.begin(), before.end());
-  if (stop.empty() || (file.contains("eos_token_id") && std::equal(stop.begin(), stop.end(), before.begin(), before.end()))) return;
+  if (stop.empty()) return;
+  if (std::equal(stop.begin(), stop.end(), before.begin(), before.end())) {
+    // In their order: transformers pads with the first one.
+    if (!file.contains("eos_token_id")) file["eos_token_id"] = generation["eos_token_id"];
+    return;
+  }
   file["eos_token_id"] = stop.size() == 1 ? json(stop[0]) : json(stop);
   generation["eos_token_id"] = file["eos_token_id"];
 }
@@ -97,9 +105,16 @@ std::vector<std::string> unknown_keys(const ConfigFile& file, const Family& fami
   for (const auto& keys : {common_rule_keys(), keys_without_effect(), family.rule_keys}) known.insert(keys.begin(), keys.end());
   std::vector<std::string> unknown;
   for (const auto& [key, value] : file.content().items()) {
-    if (!known.contains(key)) unknown.push_back(key);
+    if (!known.contains(key)) unknown.push_back(shown(key));
   }
   return unknown;
+}
+
+/// "a, b, c", at most ten of them and the number of the rest.
+std::string first_of(const std::vector<std::string>& words) {
+  constexpr std::size_t kListed = 10;
+  const auto listed = std::span(words).first(std::min(words.size(), kListed));
+  return fmt::format("{}{}", fmt::join(listed, ", "), words.size() > kListed ? fmt::format(" and {} more", words.size() - kListed) : "");
 }
 
 void read_precision(const ConfigFile& file, RunConfig& config) {
@@ -111,7 +126,7 @@ void read_precision(const ConfigFile& file, RunConfig& config) {
 
 void read_own(const ConfigFile& file, Model& model) {
   const auto status = google::protobuf::util::JsonStringToMessage(file.value(kOwnType).dump(), &model);
-  check_input(status.ok(), "", file.path(), ": '", kOwnType, "' is no model of this version: ", std::string(status.message()));
+  check_input(status.ok(), "", file.path(), ": '", kOwnType, "' is no model of this version: ", shown(std::string(status.message()), 300));
 }
 
 json own_model(const Model& model) {
@@ -148,7 +163,7 @@ HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
   const Family* family = find_family(table, result.family);
   std::string known;
   for (const Family& each : table) known += (known.empty() ? "" : ", ") + std::string(each.model_type);
-  check_input(family != nullptr, "", path, " has model_type ", type.dump(), "; those that can be read are ", known, " and ", kOwnType);
+  check_input(family != nullptr, "", path, " has model_type ", shown_json(type), "; those that can be read are ", known, " and ", kOwnType);
   reject_common(file);
   family->reject(file);
   file.check_supported();
@@ -158,7 +173,7 @@ HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
   family->read(file, result.config);
   read_tokens(folder, file, model);
   const std::vector<std::string> unknown = unknown_keys(file, *family);
-  if (!unknown.empty()) result.notices.push_back(fmt::format("{} has keys that have no effect here: {}", path, fmt::join(unknown, ", ")));
+  if (!unknown.empty()) result.notices.push_back(path + " has keys that have no effect here: " + first_of(unknown));
   return result;
 }
 
@@ -179,7 +194,7 @@ std::vector<std::int32_t> stop_tokens(const Model& model) {
     std::int64_t id = -1;
     std::string rest;
     const bool valid = number >> id && !(number >> rest) && id >= 0 && id < model.vocabulary();
-    check_input(valid, "model.stop_tokens is '", model.stop_tokens(), "', but must be token ids below model.vocabulary (",
+    check_input(valid, "model.stop_tokens is '", shown(model.stop_tokens()), "', but must be token ids below model.vocabulary (",
                 model.vocabulary(), ") separated by commas, such as '2, 300'");
     ids.push_back(static_cast<std::int32_t>(id));
   }

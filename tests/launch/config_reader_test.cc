@@ -99,6 +99,19 @@ TEST(ReadConfig, SaysWhatIsWrongWithItsForm) {
   }
 }
 
+/// Words of the file and the command line are shown in one line and in part.
+TEST(ReadConfig, SentencesStayShort) {
+  const std::string word(2000000, 'x');
+  for (const std::string& sentence :
+       {refusal_of(word + ": 3"), refusal_of("run { " + word + ": 3 }"), refusal_of("run { precision: " + word + " }"),
+        refusal_of("model { width: '" + word + "' }"), refused_setting(word), refused_setting("model." + word + "=3"),
+        refused_setting("model.width=" + word), refused_setting("model.width." + word + "=3"), refused_setting("model.\n=3"),
+        refused_setting("run.steps=a\nb"), refusal_of("run { steps: 'a\x1b' }")}) {
+    EXPECT_LT(sentence.size(), 1000U);
+    EXPECT_TRUE(std::none_of(sentence.begin(), sentence.end(), [](unsigned char c) { return c < 0x20; })) << sentence;
+  }
+}
+
 TEST(ReadConfig, AnswersAnyTextWithAConfigurationOrASentence) {
   const std::string good =
       "run { steps: 20 precision: bf16 seed: 7 }\nmodel < router: { kind: plain normalize: false } >\ndata { train: 'a b' }";

@@ -69,6 +69,9 @@ TEST(Divisors, AreListedInWords) {
   EXPECT_EQ(divisors_text(1), "1");
   EXPECT_EQ(divisors_text(6), "1, 2, 3 or 6");
   EXPECT_EQ(divisors_text(5040), "1, 2, 3, 4, 5, 6, 7 or 8");
+  EXPECT_EQ(divisors_text(36), "1, 2, 3, 4, 6, 9, 12 or 18");
+  EXPECT_EQ(divisors_text(25), "1, 5 or 25");
+  EXPECT_EQ(divisors_text(std::int64_t{1000003} * 1000003), "1, 1000003 or 1000006000009") << "and not after minutes";
 }
 
 }  // namespace

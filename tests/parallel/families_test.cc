@@ -92,6 +92,15 @@ TEST(Families, RefuseInOneSentence) {
   EXPECT_THAT(with("num_local_experts", "eight"), HasSubstr("num_local_experts is \"eight\", but must be a whole number"));
   EXPECT_THAT(with("hidden_size", nullptr), HasSubstr("has no hidden_size"));
   EXPECT_THAT(refused(json("text")), HasSubstr("is not a JSON object"));
+  EXPECT_THAT(with("hidden_size", 18446744073709551612ULL), HasSubstr("hidden_size is 18446744073709551612, but must be"));
+  EXPECT_THAT(with("eos_token_id", {1, 18446744073709551615ULL}), HasSubstr("eos_token_id is [1,18446744073709551615], but must"));
+  for (const std::string& text : {std::string(5000, 'x'), std::string("a\nb\x7f")}) {
+    for (const char* key : {"model_type", "hidden_act", "rope_scaling", "vocab_size", "eos_token_id", "bos_token_id", "pruned_heads"}) {
+      const std::string sentence = with(key, text);
+      EXPECT_LT(sentence.size(), 400U) << key;
+      EXPECT_THAT(sentence, Not(HasSubstr("\n"))) << key;
+    }
+  }
 }
 
 /// parallel/families/README.md says what becomes of every key that the program knows, of those that transformers writes.
@@ -256,6 +265,18 @@ TEST(Families, ReadWhatTheyWrite) {
       EXPECT_NEAR(balance_from_hugging_face(again.config.losses().balance(), 4, config.model().top_k()), 0.03, 1e-15);
     }
   }
+}
+
+/// transformers pads with the first of them.
+TEST(Families, StopTokensKeepTheirOrder) {
+  const TemporaryFolder folder;
+  std::ofstream(folder / "config.json") << version_4().dump();
+  std::ofstream(folder / "generation_config.json") << R"({"eos_token_id": [3, 2]})";
+  RunConfig config = read_hugging_face_config(folder.path()).config;
+  config.mutable_data()->set_length(128);
+  const auto texts = hugging_face_configs(resolve(config, 1), DType::f32, 2, kept_config(folder.path()));
+  for (const char* name : {"config.json", "generation_config.json"})
+    EXPECT_EQ(parse_json(texts.at(name)).at("eos_token_id"), json({3, 2})) << name;
 }
 
 TEST(Families, KnowTheFusedNames) {

@@ -32,7 +32,7 @@ Found find(const RunConfig::Model& model, std::string_view path) {
 
 void ConfigFile::reject_unless(const char* key, const json& only, const std::string& why) {
   const json found = value(key);
-  if (!found.is_null() && found != only) reject(std::string(key) + " is " + found.dump() + " (" + why + ")");
+  if (!found.is_null() && found != only) reject(std::string(key) + " is " + shown_json(found) + " (" + why + ")");
 }
 
 void ConfigFile::check_supported() const {
@@ -52,10 +52,13 @@ void ConfigFile::read(const ConfigKey& key, RunConfig::Model& model) const {
   google::protobuf::Message& holder =
       ours.starts_with("router.") ? static_cast<google::protobuf::Message&>(*model.mutable_router()) : model;
   const auto& reflection = *holder.GetReflection();
-  const auto wrong = [&](const char* type) { fail_input("", path_ + ": " + key.theirs + " is " + given.dump() + ", but must be " + type); };
+  const auto wrong = [&](const char* type) {
+    fail_input("", path_ + ": " + key.theirs + " is " + shown_json(given) + ", but must be " + type);
+  };
   if (field->cpp_type() == Field::CPPTYPE_INT64) {
-    if (!given.is_number_integer()) wrong("a whole number");
-    reflection.SetInt64(&holder, field, given.get<std::int64_t>());
+    const auto number = whole_number(given);
+    if (!number) wrong("a whole number");
+    reflection.SetInt64(&holder, field, *number);
   } else if (field->cpp_type() == Field::CPPTYPE_BOOL) {
     if (!given.is_boolean()) wrong("true or false");
     reflection.SetBool(&holder, field, given.get<bool>());
@@ -134,7 +137,7 @@ void reject_scaled_positions(ConfigFile& file) {
     const json part = member("partial_rotary_factor");
     const bool plain = type == "default" || (type.is_null() && value.is_object() && scaling == std::string_view("rope_parameters"));
     if (!plain || !(part.is_null() || part == 1))
-      file.reject(std::string(scaling) + " is " + value.dump() + " (rotary positions are not scaled)");
+      file.reject(std::string(scaling) + " is " + shown_json(value) + " (rotary positions are not scaled)");
   }
   file.reject_unless("partial_rotary_factor", 1, "all values of a head are rotated");
 }
@@ -147,11 +150,11 @@ void reject_common(ConfigFile& file) {
   file.reject_unless("attention_dropout", 0, "attention has no dropout");
   for (const char* other : {"is_encoder_decoder", "add_cross_attention"}) file.reject_unless(other, false, "models have a decoder only");
   const json heads = file.value("pruned_heads");
-  if (!heads.is_null() && !heads.empty()) file.reject("pruned_heads is " + heads.dump() + " (all heads are computed)");
+  if (!heads.is_null() && !heads.empty()) file.reject("pruned_heads is " + shown_json(heads) + " (all heads are computed)");
   if (!file.value("quantization_config").is_null()) file.reject("quantization_config is set (weights must be bf16, f16 or f32)");
   const json types = file.value("layer_types");
   const bool full = !types.is_array() || std::all_of(types.begin(), types.end(), [](const json& type) { return type == "full_attention"; });
-  if (!full) file.reject("layer_types is " + types.dump() + " (every layer has full attention)");
+  if (!full) file.reject("layer_types is " + shown_json(types) + " (every layer has full attention)");
 }
 
 void read_rotary_base(const ConfigFile& file, RunConfig::Model& model) {
@@ -162,7 +165,7 @@ void read_rotary_base(const ConfigFile& file, RunConfig::Model& model) {
 
 void read_balance(const ConfigFile& file, RunConfig& config, double otherwise) {
   const json coefficient = file.value("router_aux_loss_coef");
-  check_input(coefficient.is_null() || coefficient.is_number(), "", file.path() + ": router_aux_loss_coef is " + coefficient.dump(),
+  check_input(coefficient.is_null() || coefficient.is_number(), "", file.path() + ": router_aux_loss_coef is " + shown_json(coefficient),
               ", but must be a number");
   config.mutable_losses()->set_balance(coefficient.is_null() ? otherwise : coefficient.get<double>());
   config.mutable_losses()->set_convention(RunConfig::Convention::huggingface);

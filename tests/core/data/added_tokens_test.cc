@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "core/data/hugging_face_tokenizer.h"
+#include "core/data/sentencepiece.pb.h"
 #include "core/io/file.h"
 #include "core/io/json.h"
 #include "tests/support/support.h"
@@ -153,6 +154,25 @@ TEST(AddedTokens, RejectsWhatCannotBeHonoured) {
   Folder twice("added_tokens.json", R"({"<a>": )" + number + "}");
   put(twice.folder / "tokenizer.json", R"({"added_tokens": [{"id": 9999, "content": "<a>"}]})");
   expect(twice.error(), "has two ids");
+  // A text of the file is part of the sentence, whatever it holds.
+  expect(entry("290", R"("content": "a\nb")"), "added token 290 is 'a\\x0ab'");
+  EXPECT_LT(entry("290", "\"content\": \"" + std::string(5000, 'x') + "\"").size(), 600U);
+  expect(Folder("added_tokens.json", R"({"<new>": 18446744073709551615})").error(), "has no id for '<new>'");
+  expect(Folder("tokenizer.json", std::string(100000, '[')).error(), "nested more than 1000 deep");
+}
+
+/// Byte-pair encoding gives the id of an unused piece to a text that is this one character.
+TEST(AddedTokens, AnUnusedCharacterKeepsItsText) {
+  sentencepiece::Model changed;
+  const Folder folder;
+  ASSERT_TRUE(changed.ParseFromString(text_of(kFixture + "tokenizer.model")));
+  int id = 3;
+  while (changed.pieces(id).type() != sentencepiece::Model::Piece::NORMAL || changed.pieces(id).piece().size() != 1) ++id;
+  changed.mutable_pieces(id)->set_type(sentencepiece::Model::Piece::UNUSED);
+  put(folder.folder / "tokenizer.model", changed.SerializeAsString());
+  put(folder.folder / "added_tokens.json", "{\"<new>\": " + std::to_string(id) + "}");
+  EXPECT_NE(folder.error().find("but '" + changed.pieces(id).piece() + "' in the SentencePiece model"), std::string::npos)
+      << folder.error();
 }
 
 /// What a checkpoint holds: the model's file, and the files that describe its tokenizer to others.

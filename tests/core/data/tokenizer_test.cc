@@ -301,6 +301,12 @@ TEST(Tokenizer, RefusesModelsItWouldGetWrong) {
   refuse("no unknown piece", [](auto& bad) { bad.mutable_pieces(0)->set_type(sentencepiece::Model::Piece::CONTROL); });
   refuse("no byte piece", [](auto& bad) { bad.mutable_pieces(5)->set_piece("<0xZZ>"); });
   refuse("lacks some", [](auto& bad) { bad.mutable_pieces(5)->set_type(sentencepiece::Model::Piece::CONTROL); });
+  refuse("piece 400 has the score nan", [](auto& bad) { bad.mutable_pieces(400)->set_score(std::nanf("")); });
+  refuse("piece 400 has the score -inf", [](auto& bad) { bad.mutable_pieces(400)->set_score(-INFINITY); });
+  refuse("the piece 'a\\x0ab' twice", [](auto& bad) {
+    bad.mutable_pieces(400)->set_piece("a\nb");
+    bad.mutable_pieces(401)->set_piece("a\nb");
+  });
   refuse("denormalisation", [](auto& bad) { bad.mutable_denormalizer_spec()->set_precompiled_charsmap("x"); });
 }
 
@@ -340,6 +346,32 @@ TEST(Tokenizer, TakesUnusedPiecesApart) {
   const std::vector<std::int32_t> ids = tokenizer->encode(joined(real_lines()));
   EXPECT_TRUE(std::none_of(ids.begin(), ids.end(), [](std::int32_t id) { return id >= 300 && id < 330; }));
   EXPECT_EQ(tokenizer->decode(ids), joined(real_lines()));
+}
+
+/// The space before a text is a byte piece where the model has no other piece for it.
+TEST(Tokenizer, TheSpaceBeforeATextMayBeAByte) {
+  sentencepiece::Model changed;
+  ASSERT_TRUE(changed.ParseFromString(contents(model("bpe as llama"))));
+  for (auto& piece : *changed.mutable_pieces()) {
+    if (piece.piece().starts_with("\xe2\x96\x81")) piece.set_type(sentencepiece::Model::Piece::CONTROL);
+  }
+  const TemporaryFolder folder;
+  put(folder / "x.model", changed.SerializeAsString());
+  const auto tokenizer = open_tokenizer(folder / "x.model");
+  ASSERT_TRUE(tokenizer->lossless());
+  for (const std::string text : {" ", "two words", "  two", ""}) EXPECT_EQ(tokenizer->decode(tokenizer->encode(text)), text);
+}
+
+/// One unknown stands for a run of characters, which may reach across a newline.
+TEST(Tokenizer, WithoutBytePiecesATextIsOneRun) {
+  sentencepiece::Model changed;
+  ASSERT_TRUE(changed.ParseFromString(contents(model("unigram"))));
+  changed.mutable_trainer_spec()->set_byte_fallback(false);
+  changed.mutable_normalizer_spec()->set_add_dummy_prefix(false);
+  changed.mutable_normalizer_spec()->set_remove_extra_whitespaces(false);
+  const TemporaryFolder folder;
+  put(folder / "x.model", changed.SerializeAsString());
+  EXPECT_FALSE(open_tokenizer(folder / "x.model")->splits_at_newlines());
 }
 
 TEST(Tokenizer, DecodingSkipsIdsThatItDoesNotKnow) {
