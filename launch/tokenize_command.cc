@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <functional>
 #include <iostream>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -14,10 +12,9 @@
 #include "core/data/tokenizer.h"
 #include "core/error.h"
 #include "core/io/file.h"
-#include "core/io/json.h"
 #include "launch/command_line.h"
+#include "launch/documents.h"
 #include "launch/status_line.h"
-#include "launch/text_lines.h"
 
 namespace yard {
 
@@ -34,92 +31,6 @@ constexpr std::string_view kDocuments =
     "and "
     "so is a byte-order mark, except with file";
 constexpr std::size_t kSlice = std::size_t{1} << 20;  // bytes between two signs of progress
-
-using TakeDocument = std::function<void(std::string_view)>;
-
-/// Lines that hold no document, of all files.
-struct BadLines {
-  bool skip = false;  // else the first one is an error
-  Index lines = 0, bad = 0;
-  std::string first;  // what was wrong
-
-  template <class... Parts>
-  void reject(const Parts&... parts) {
-    std::ostringstream sentence;
-    (sentence << ... << parts);
-    if (!skip) fail_input("", sentence.str());
-    if (bad++ == 0) first = sentence.str();
-  }
-};
-
-void take_lines(const MappedFile& file, const TakeDocument& take) {
-  for (std::string_view text = without_byte_order_mark(file.text(), file.path()); !text.empty();) {
-    const std::string_view line = line_of(text);
-    text.remove_prefix(line.size());
-    take(without_line_end(line));
-  }
-}
-
-void take_blocks(const MappedFile& file, const TakeDocument& take) {
-  std::string_view text = without_byte_order_mark(file.text(), file.path());
-  while (!text.empty()) {
-    std::size_t size = 0;
-    std::size_t gap = 0;
-    while (size < text.size() && gap == 0) {
-      const std::string_view line = line_of(text.substr(size));
-      if (without_line_end(line).empty()) {
-        gap = line.size();
-      } else {
-        size += line.size();
-      }
-    }
-    const std::string_view block = without_line_end(text.substr(0, size));
-    if (block.find("\r\n") == std::string_view::npos) {
-      take(block);
-    } else {
-      take(with_unix_line_ends(block));
-    }
-    text.remove_prefix(size + gap);
-  }
-}
-
-void take_fields(const MappedFile& file, const std::string& field, BadLines& bad, const TakeDocument& take) {
-  using nlohmann::json;
-  Index number = 0;
-  take_lines(file, [&](std::string_view line) {
-    ++number;
-    ++bad.lines;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) return;
-    std::string wrong;
-    const json object = parse_json(line, wrong);
-    if (!object.is_object()) {
-      if (wrong.empty()) wrong = std::string("it is of the type ") + object.type_name();
-      return bad.reject("line ", number, " of ", file.path(), " is no JSON object: ", wrong);
-    }
-    const auto value = object.find(field);
-    if (value == object.end()) return bad.reject("line ", number, " of ", file.path(), " has no string '", field, "'");
-    if (!value->is_string())
-      return bad.reject("line ", number, " of ", file.path(), " has no string '", field, "': it is of the type ", value->type_name());
-    take(value->get_ref<const std::string&>());
-  });
-}
-
-constexpr std::string_view kFields = "jsonl:";
-
-/// Hands every document of a file to `take`.
-void take_documents(const MappedFile& file, const std::string& kind, BadLines& bad, const TakeDocument& take) {
-  if (kind == "file") {
-    take(file.text());
-  } else if (kind == "line") {
-    take_lines(file, take);
-  } else if (kind == "blank-line") {
-    take_blocks(file, take);
-  } else if (kind.starts_with(kFields) && kind.size() > kFields.size()) {
-    take_fields(file, kind.substr(kFields.size()), bad, take);
-  } else {
-    fail_input("--document is '", kind, "'; it must be file, line, blank-line or jsonl:FIELD");
-  }
-}
 
 /// Encodes documents into a token file and keeps count.
 class Sink {
@@ -181,8 +92,7 @@ int tokenize_command(int argc, const char* const* argv) {
   for (const std::string& path : texts) files.emplace_back(path);
   BadLines bad;
   bad.skip = (*given)["skip-bad-lines"].as<bool>();
-  check_input(!bad.skip || kind.starts_with(kFields), "--skip-bad-lines is for --document jsonl:FIELD, not for ", kind,
-              ", in which no line is bad");
+  check_input(!bad.skip || has_fields(kind), "--skip-bad-lines is for --document jsonl:FIELD, not for ", kind, ", in which no line is bad");
   Sink sink(*tokenizer, prefix);
   for (const MappedFile& file : files) take_documents(file, kind, bad, [&](std::string_view document) { sink.add(document); });
   check_input(sink.documents() > 0, "the text is empty: ", texts[0], texts.size() > 1 ? " and the other files hold" : " holds",
