@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <random>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace yard::fuzz {
 
@@ -19,10 +21,10 @@ inline void expect(bool ok, const std::string& what) {
   if (!ok) found(what);
 }
 
-/// What a refusal must be: one line that a person can read, with the name of the file in it.
-inline void expect_sentence(std::string_view sentence, std::string_view path) {
+/// What an error must be: one line that a person can read, of at most `most` bytes besides the name of the file, which is in it.
+inline void expect_sentence(std::string_view sentence, std::string_view path, std::size_t most = 600) {
   expect(sentence.find(path) != std::string_view::npos, "no file is named: " + std::string(sentence));
-  expect(sentence.size() < path.size() + 600, "a message of " + std::to_string(sentence.size()) + " bytes");
+  expect(sentence.size() < path.size() + most, "a message of " + std::to_string(sentence.size()) + " bytes");
   for (const char letter : sentence)
     expect(static_cast<unsigned char>(letter) >= 0x20, "a message of several lines: " + std::string(sentence));
 }
@@ -55,4 +57,28 @@ class Folder {
   std::string path_;
 };
 
+/// A file of a folder, which lies in memory.
+class FolderFile {
+ public:
+  FolderFile(const Folder& folder, const std::string& name) : path_(folder.path() + "/" + name) {}
+  /// Makes the file if it is not there.
+  void set(std::string_view text);
+  void remove();
+
+ private:
+  MemoryFile file_;
+  std::string path_;
+  bool present_ = false;
+};
+
+/// The parts of an input between its zero bytes, at least `count` of them; what follows the last belongs to it.
+std::vector<std::string_view> parts_of(const std::uint8_t* data, std::size_t size, std::size_t count);
+
+/// Changes a text as libFuzzer does, or, half of the time, puts a number at which arithmetic breaks, or one that differs by one, in the
+/// place of one of its numbers. Returns the new size.
+std::size_t mutate_text(std::uint8_t* text, std::size_t size, std::size_t limit, unsigned seed);
+std::size_t mutate_number(std::uint8_t* text, std::size_t size, std::size_t limit, std::minstd_rand& random);
+
 }  // namespace yard::fuzz
+
+extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t limit);

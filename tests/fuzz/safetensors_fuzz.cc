@@ -46,8 +46,6 @@ void read_all(const SafetensorsReader& reader, std::size_t size) {
 
 }  // namespace
 
-extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t limit);
-
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const fuzz::MemoryFile file;
   file.set(std::as_bytes(std::span(data, size)));
@@ -58,28 +56,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     fuzz::expect_sentence(error.what(), file.path());
   }
   return 0;
-}
-
-/// Puts a number at which arithmetic breaks, or one that differs by one, in the place of one of the header's.
-std::size_t mutate_number(std::uint8_t* text, std::size_t size, std::size_t limit, std::minstd_rand& random) {
-  const auto digit = [&](std::size_t i) { return text[i] >= '0' && text[i] <= '9'; };
-  std::vector<std::size_t> numbers;
-  for (std::size_t i = 0; i < size; ++i) {
-    if (digit(i) && (i == 0 || !digit(i - 1))) numbers.push_back(i);
-  }
-  if (numbers.empty()) return size;
-  const std::size_t first = numbers[random() % numbers.size()];
-  std::size_t last = first;
-  std::uint64_t value = 0;
-  for (; last < size && digit(last); ++last) value = 10 * value + (text[last] - '0');
-  constexpr std::array<std::uint64_t, 6> kPowers = {
-      0, std::uint64_t{1} << 31, std::uint64_t{1} << 32, std::uint64_t{1} << 61, std::uint64_t{1} << 62, std::uint64_t{1} << 63};
-  const std::uint64_t base = random() % 2 == 0 ? value : kPowers[random() % kPowers.size()];
-  const std::string changed = std::to_string(base + random() % 9 - 4);
-  if (size - (last - first) + changed.size() > limit) return size;
-  std::memmove(text + first + changed.size(), text + last, size - last);
-  std::copy(changed.begin(), changed.end(), text + first);
-  return size - (last - first) + changed.size();
 }
 
 /// Mostly the header is changed and its length set right; else nearly every change would end at the check of the length.
@@ -93,7 +69,7 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
   const std::vector<std::uint8_t> values(data + kPrefix + length, data + size);
   const std::size_t most = limit - kPrefix - values.size();
   const std::uint64_t mutated =
-      random() % 2 == 0 ? mutate_number(data + kPrefix, length, most, random) : LLVMFuzzerMutate(data + kPrefix, length, most);
+      random() % 2 == 0 ? fuzz::mutate_number(data + kPrefix, length, most, random) : LLVMFuzzerMutate(data + kPrefix, length, most);
   std::memcpy(data, &mutated, kPrefix);
   std::copy(values.begin(), values.end(), data + kPrefix + mutated);
   return kPrefix + mutated + values.size();

@@ -103,8 +103,6 @@ void read_all(const TokenStream& stream, Index vocabulary, const std::vector<std
 
 }  // namespace
 
-extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t limit);
-
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const Files files;
   std::span<const std::byte> bytes = std::as_bytes(std::span(data, size));
