@@ -93,6 +93,35 @@ void write_tokens(const Model& model, std::int32_t end_of_text, const KeptConfig
   generation["eos_token_id"] = file["eos_token_id"];
 }
 
+/// Keys of generation_config.json by which transformers changes which tokens follow, and that generate does not apply.
+std::vector<std::string> unapplied_keys(const json& generation) {
+  const std::vector<std::pair<const char*, json>> neutral = {{"repetition_penalty", 1},
+                                                             {"encoder_repetition_penalty", 1},
+                                                             {"no_repeat_ngram_size", 0},
+                                                             {"encoder_no_repeat_ngram_size", 0},
+                                                             {"min_length", 0},
+                                                             {"min_new_tokens", 0},
+                                                             {"num_beams", 1},
+                                                             {"guidance_scale", 1},
+                                                             {"bad_words_ids", nullptr},
+                                                             {"suppress_tokens", nullptr},
+                                                             {"begin_suppress_tokens", nullptr},
+                                                             {"forced_bos_token_id", nullptr},
+                                                             {"forced_eos_token_id", nullptr},
+                                                             {"sequence_bias", nullptr},
+                                                             {"exponential_decay_length_penalty", nullptr},
+                                                             {"penalty_alpha", nullptr},
+                                                             {"dola_layers", nullptr},
+                                                             {"watermarking_config", nullptr},
+                                                             {"stop_strings", nullptr}};
+  std::vector<std::string> keys;
+  for (const auto& [key, none] : neutral) {
+    const json value = generation.is_object() ? generation.value(key, json()) : json();
+    if (!value.is_null() && value != none) keys.emplace_back(key);
+  }
+  return keys;
+}
+
 /// Keys that are neither read nor known to have no effect.
 std::vector<std::string> unknown_keys(const ConfigFile& file, const Family& family) {
   std::set<std::string_view> known;
@@ -174,6 +203,10 @@ HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
   read_tokens(folder, file, model);
   const std::vector<std::string> unknown = unknown_keys(file, *family);
   if (!unknown.empty()) result.notices.push_back(path + " has keys that have no effect here: " + first_of(unknown));
+  const std::vector<std::string> unapplied = unapplied_keys(kept_config(folder).generation);
+  if (!unapplied.empty())
+    result.notices.push_back(
+        fmt::format("{}/{} sets what generate does not apply: {}", folder, kGenerationFile, fmt::join(unapplied, ", ")));
   return result;
 }
 

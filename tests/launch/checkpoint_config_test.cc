@@ -264,7 +264,13 @@ TEST(CheckpointConfig, UnknownKeysAreReportedAndKept) {
   EXPECT_EQ(read_hugging_face_config(directory.path()).notices,
             std::vector<std::string>{directory.path() + "/config.json has keys that have no effect here: another, new_feature"});
   EXPECT_EQ(parse_json(directory.written().at("config.json")).at("new_feature"), config.at("new_feature"));
-  EXPECT_TRUE(read_hugging_face_config(Directory(rich("mixtral_tiny")).path()).notices.empty());
+  const Directory known(rich("mixtral_tiny"));
+  known.write("generation_config.json", R"({"temperature":0.6,"repetition_penalty":1.0,"num_beams":1,"suppress_tokens":null})");
+  EXPECT_TRUE(read_hugging_face_config(known.path()).notices.empty());
+  known.write("generation_config.json", R"({"temperature":0.6,"repetition_penalty":1.1,"suppress_tokens":[3]})");
+  EXPECT_EQ(read_hugging_face_config(known.path()).notices,
+            std::vector<std::string>{known.path() +
+                                     "/generation_config.json sets what generate does not apply: repetition_penalty, suppress_tokens"});
 }
 
 }  // namespace
