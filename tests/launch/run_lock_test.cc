@@ -36,7 +36,11 @@ class Holder {
     if (process_ == 0) {
       ::setenv("SLURM_JOB_ID", "4711", 1);
       const RunLock lock(folder);
-      if (::fork() == 0) ::sleep(20);  // a helper that outlives its parent
+      if (::fork() == 0) {  // a helper that outlives its parent, and that the test's output does not wait for
+        ::close(STDOUT_FILENO);
+        ::close(STDERR_FILENO);
+        ::sleep(20);
+      }
       if (::write(ready[1], "x", 1) == 1) ::sleep(60);
       ::_exit(0);
     }
