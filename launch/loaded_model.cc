@@ -29,7 +29,11 @@ RunConfig config_for_use(RunConfig config, const std::vector<std::string>& setti
   RunConfig::Data& data = *config.mutable_data();
   // Contexts that reach beyond an attention window would need one; within it, attention is complete.
   const Index window = config.model().window();
-  if (window > 0 && window < config.model().positions()) config.mutable_model()->set_positions(window);
+  if (window > 0 && window < config.model().positions()) {
+    check_input(!given.model().has_positions(), "model.positions is ", config.model().positions(), ", more than model.window ", window,
+                " (sliding_window): longer contexts are not supported, set it to at most ", window);
+    config.mutable_model()->set_positions(window);
+  }
   // A Hugging Face directory does not say which length to cut texts to.
   if (!data.has_length()) data.set_length(std::min<Index>(config.model().positions(), 1024));
   if (!given.data().has_length() && (window > 0 || given.model().has_positions()))

@@ -29,13 +29,7 @@ struct Declared {
 };
 
 /// The object in a file, empty where there is no such file.
-json read_object(const std::string& path) {
-  if (!path_exists(path)) return json::object();
-  std::string wrong;
-  json object = parse_json(read_text_file(path), wrong);
-  check_input(object.is_object(), "", path, " is no JSON object", wrong.empty() ? "" : ": " + wrong);
-  return object;
-}
+json object_in(const std::string& path) { return path_exists(path) ? read_json_object(path) : json::object(); }
 
 bool flag(const json& object, const char* name, bool otherwise = false) {
   const auto found = object.find(name);
@@ -139,9 +133,9 @@ TokenAdditions read_token_additions(const std::string& folder, const SentencePie
   const std::string config_path = folder + "/tokenizer_config.json";
   const std::string json_path = folder + "/tokenizer.json";
   const std::string legacy_path = folder + "/added_tokens.json";
-  const json config = read_object(config_path);
-  const json file = read_object(json_path);
-  const json legacy = read_object(legacy_path);
+  const json config = object_in(config_path);
+  const json file = object_in(json_path);
+  const json legacy = object_in(legacy_path);
   Declarations declarations;
   if (const auto decoder = config.find("added_tokens_decoder"); decoder != config.end() && decoder->is_object()) {
     for (const auto& [key, entry] : decoder->items()) {

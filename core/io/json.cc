@@ -8,6 +8,8 @@
 #include <limits>
 
 #include "core/data/utf8.h"
+#include "core/error.h"
+#include "core/io/file.h"
 #include "core/shown.h"
 
 template class nlohmann::basic_json<>;
@@ -83,6 +85,13 @@ nlohmann::json parse_json(std::string_view text, std::string& wrong) {
     wrong = shown(place == std::string::npos ? sentence : "at " + sentence.substr(place), 300);
     return discarded();
   }
+}
+
+nlohmann::json read_json_object(const std::string& path) {
+  std::string wrong;
+  nlohmann::json content = parse_json(read_text_file(path), wrong);
+  check_input(content.is_object(), "", path, " is not a JSON object", wrong.empty() ? "" : ": " + wrong);
+  return content;
 }
 
 std::string shown_json(const nlohmann::json& value) { return shown(json_text(value)); }

@@ -19,6 +19,9 @@ nlohmann::json parse_json(std::istream&);
 /// The same; where the text is not JSON, `wrong` says why, with the column (in bytes, from 1), and the line if there are several.
 nlohmann::json parse_json(std::string_view text, std::string& wrong);
 
+/// The JSON object in a file. Throws InputError, naming the file, when it cannot be read or holds anything else.
+nlohmann::json read_json_object(const std::string& path);
+
 /// A value as JSON text: numbers that are not finite are null, and bytes of strings that are not UTF-8 (paths may hold any) are U+FFFD.
 /// `indent` -1 is one line.
 std::string json_text(const nlohmann::json& value, int indent = -1);

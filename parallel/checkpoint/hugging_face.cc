@@ -24,13 +24,6 @@ using Model = RunConfig::Model;
 constexpr const char* kOwnType = "switchyard";
 constexpr const char* kGenerationFile = "generation_config.json";
 
-json read_object(const std::string& path) {
-  std::string wrong;
-  json content = parse_json(read_text_file(path), wrong);
-  check_input(content.is_object(), "", path, " is not a JSON object", wrong.empty() ? "" : ": " + wrong);
-  return content;
-}
-
 /// The ids of eos_token_id: one number, or a list of them; empty if it is not set.
 std::vector<std::int64_t> ids_of(const json& value, const std::string& path) {
   if (value.is_null()) return {};
@@ -67,7 +60,7 @@ void read_tokens(const std::string& folder, const ConfigFile& file, Model& model
   }
   const std::string path = folder + "/tokenizer_config.json";
   if (!path_exists(path)) return;
-  const ConfigFile tokenizer(read_object(path), path);
+  const ConfigFile tokenizer(read_json_object(path), path);
   if (tokenizer.value("add_bos_token") == false) model.set_start_token(-1);
 }
 
@@ -178,7 +171,7 @@ const Family* family_of(const std::vector<Family>& table, const Model& model) {
 HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
   const std::string path = folder + "/config.json";
   check_input(path_exists(path), "cannot read ", path, "; a Hugging Face directory has one");
-  ConfigFile file(read_object(path), path);
+  ConfigFile file(read_json_object(path), path);
   HuggingFaceConfig result;
   const json type = file.value("model_type");
   result.family = type.is_string() ? type.get<std::string>() : "";
@@ -213,7 +206,7 @@ HuggingFaceConfig read_hugging_face_config(const std::string& folder) {
 KeptConfig kept_config(const std::string& folder) {
   const auto content = [&](const char* name) {
     const std::string path = folder + "/" + name;
-    return path_exists(path) ? read_object(path) : json();
+    return path_exists(path) ? read_json_object(path) : json();
   };
   return {content("config.json"), content(kGenerationFile)};
 }

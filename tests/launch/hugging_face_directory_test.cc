@@ -320,6 +320,8 @@ TEST(HuggingFaceDirectory, WithAnAttentionWindowTakesContextsUpToIt) {
   EXPECT_EQ(result.code, 2);
   EXPECT_THAT(result.err, HasSubstr("attends to the last 15 tokens only (sliding_window)"));
   EXPECT_THAT(result.err, HasSubstr("sequences of 16 tokens; the model takes 1 to 15"));
+  expect_sentence(program.run("eval --checkpoint d --ids ids --logits l --set model.positions=16"), 2,
+                  {"model.positions is 16, more than model.window 15"});
 }
 
 TEST(HuggingFaceDirectory, WithOneExpertPerTokenIsUsed) {

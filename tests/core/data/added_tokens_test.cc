@@ -147,7 +147,7 @@ TEST(AddedTokens, RejectsWhatCannotBeHonoured) {
   expect(entry("2000000000", R"("content": "a")"), "has the id 2000000000, but");
   expect(entry("290", R"("content": "a")"), "added token 290 is 'a'");
   expect(Folder("added_tokens.json", R"({"<new>": "x"})").error(), "has no id for '<new>'");
-  expect(Folder("added_tokens.json", "{").error(), "added_tokens.json is no JSON object");
+  expect(Folder("added_tokens.json", "{").error(), "added_tokens.json is not a JSON object");
   expect(Folder("tokenizer.json", R"({"added_tokens": [{"content": "a"}]})").error(), "an entry without an id");
   expect(Folder("tokenizer.json", R"({"added_tokens": [{"id": -1, "content": "a"}]})").error(), "has the id -1");
   expect(Folder("added_tokens.json", R"({"<a>": )" + number + "}").error(), "nothing was refused");
